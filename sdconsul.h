@@ -1,0 +1,703 @@
+#ifndef SDCONSUL_H_INCLUDED
+#define SDCONSUL_H_INCLUDED
+
+/* ---- configuration --------------------------------------- [sdc:config] --
+   What a program may define before it includes this file.
+
+   SDCONSUL_IMPLEMENTATION   the bodies too; in exactly one file
+   SDC_API                   how public functions are declared     (extern)
+   SDC_ASSERT(condition)     caller's mistakes; NDEBUG silences    (assert)
+   ------------------------------------------------------------------------- */
+#ifndef SDC_API
+#define SDC_API extern
+#endif
+
+/* ---- the public interface ----------------------------------- [sdc:api] --
+   Strings    What goes in ends in NUL and is copied; NULL counts as "". What
+              comes out ends in NUL, is borrowed and is never NULL.
+   Descs      All zero is valid, and a comment in (brackets) says what a zero
+              means. SDC_NEVER in a field that ends in _ms switches the thing
+              off or makes it last for ever.
+   Hooks      Structs of callbacks are copied. What their `user` points to
+              outlives the last object and event that were made with them. A
+              hook must neither throw nor longjmp.
+   Errors     An sdc_error is written on every return, with code SDC_OK after
+              success; pass NULL where nobody asks. `*out` is NULL after a
+              failure. destroy and release take NULL.
+   Holds      An object holds what it was made from. destroy lets go of the
+              program's own hold; the order does not matter.
+   Threads    One task, one thread at a time. What any thread may call says
+              so. A client is shared by tasks on several threads.
+   Callbacks  come with no lock held and all state consistent, from sdc_step,
+              wait, subscribe, sdc_cache_update and destroy of that very
+              object. They may call anything on any object, stop and destroy
+              included, but must not step the task that called them: that is
+              SDC_ERR_ARG. The call in which a callback destroyed the object
+              answers SDC_GONE.
+   ------------------------------------------------------------------------- */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SDC_VERSION_MAJOR 0
+#define SDC_VERSION_MINOR 1
+#define SDC_VERSION_PATCH 0
+#define SDC_VERSION \
+    (SDC_VERSION_MAJOR * 10000 + SDC_VERSION_MINOR * 100 + SDC_VERSION_PATCH)
+
+#define SDC_NEVER 0xFFFFFFFFu
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* -- Results -------------------------------------------------------------- */
+
+/* The first four are answers, the others are failures. */
+typedef enum sdc_err {
+    SDC_OK = 0,
+    SDC_AGAIN,        /* not finished: call again when sdc_task_wants says so */
+    SDC_STOPPED,      /* the task was stopped, and what it had to do is done  */
+    SDC_GONE,         /* a callback destroyed the object: the pointer is dead */
+    SDC_ERR_ARG,      /* an impossible argument; the message names the field  */
+    SDC_ERR_NOMEM,
+    SDC_ERR_LIMIT,    /* a limit was reached: head, body, depth, instances    */
+    SDC_ERR_RESOLVE,  /* no address for the agent's name                      */
+    SDC_ERR_CONNECT,
+    SDC_ERR_TLS,      /* the transport refused the peer, or the peer it       */
+    SDC_ERR_IO,       /* the connection broke in the middle of an exchange    */
+    SDC_ERR_TIMEOUT,
+    SDC_ERR_HTTP,     /* not HTTP/1.x, or framed wrongly                      */
+    SDC_ERR_STATUS,   /* answered, but not 200: http_status and message tell  */
+    SDC_ERR_DENIED,   /* 401 and 403                                          */
+    SDC_ERR_BUSY,     /* 429, 503 of a rate limit, a full connection table    */
+    SDC_ERR_JSON,     /* not JSON (RFC 8259)                                  */
+    SDC_ERR_SHAPE,    /* JSON, but not what this endpoint answers             */
+    SDC_ERR_EMPTY,    /* nothing to pick from                                 */
+    SDC_ERR_USER      /* the program's own, for its callbacks; never ours     */
+} sdc_err;
+
+/* The detail behind an sdc_err. */
+typedef struct sdc_error {
+    int     http_status;            /* 0 unless an answer arrived             */
+    int     os_errno;               /* 0 unless a system call failed          */
+    sdc_err code;
+    char    message[256];           /* one printable line, never with a token */
+} sdc_error;
+
+/* A few words for each value, such as "out of memory". Static, never NULL. */
+SDC_API const char *sdc_err_str(sdc_err err);
+
+/* The SDC_VERSION that the implementation was compiled from. */
+SDC_API int sdc_version(void);
+
+/* -- Hooks ---------------------------------------------------------------- */
+
+typedef struct sdc_task sdc_task;
+
+typedef struct sdc_kv {
+    const char *key;
+    const char *value;
+} sdc_kv;
+
+/* Memory. One function: an old_size of 0 allocates, a new_size of 0 frees and
+   answers NULL; a resize that fails leaves `ptr` as it was. Any thread, since
+   whoever releases the last hold on an event frees it. */
+typedef struct sdc_allocator {
+    void *user;
+    void *(*resize)(void *user, void *ptr, size_t old_size, size_t new_size);
+} sdc_allocator;
+
+typedef enum sdc_log_level {
+    SDC_LOG_DEBUG = 0, SDC_LOG_INFO, SDC_LOG_WARN, SDC_LOG_ERROR
+} sdc_log_level;
+
+/* Log. One call is one record: fields[0].key is "event", the others depend on
+   it. Fields are borrowed for the call. Comes from whichever thread makes the
+   thing happen. A token is never in it. */
+typedef struct sdc_logger {
+    void *user;
+    void (*log)(void *user, sdc_log_level level, const sdc_kv *fields,
+                size_t num_fields);
+    sdc_log_level min_level;        /*                       (everything)     */
+} sdc_logger;
+
+/* What a task waits for. */
+typedef struct sdc_wants {
+    int      fd;                    /* -1: no descriptor to watch             */
+    uint32_t serial;                /* differs when fd is another descriptor
+                                       under the same number                  */
+    bool     readable, writable;    /* either ends the wait; edges will do    */
+    int      timeout_ms;            /* from now: step at the latest then;
+                                       0 at once, -1 never                    */
+    uint64_t deadline_ms;           /* the same on the clock of
+                                       sdc_client_now_ms; UINT64_MAX never    */
+} sdc_wants;
+
+/* -- The outside world as one table --------------------------------------- */
+
+/* What ends a wait. A member receives it as -1, false, false, UINT64_MAX. */
+typedef struct sdc_ready {
+    int      fd;
+    bool     readable, writable;
+    uint64_t at_ms;                 /* or at this time of now_ms              */
+} sdc_ready;
+
+typedef struct sdc_ip {
+    char text[64];                  /* "10.0.0.1", "fe80::1%eth0"             */
+} sdc_ip;
+
+/* Where a stream goes. Borrowed for the call. */
+typedef struct sdc_target {
+    const char *host;               /* as in the client's address, without
+                                       brackets: whom a certificate must name */
+    const char *ip;                 /* numeric                                */
+    const char *path;               /* of a unix socket; else ""              */
+    uint16_t    port;
+    bool        tls;                /* the address said https; offer http/1.1
+                                       in ALPN, or none                       */
+} sdc_target;
+
+/* The library makes no system call but through these. A NULL member means the
+   one of POSIX. The stream_ members come together, so do the two of resolve,
+   and the three of the waker with wait. To put TLS under the library copy
+   *sdc_io_posix(), replace the stream_ members and call the originals from
+   them: those ignore `user`.
+   None blocks, except wait, and resolve if may_block. For one task one member
+   runs at a time.
+   SDC_AGAIN means nothing yet: *until says what ends the wait (or sdc_wake
+   does), and the member is called again with the same arguments. A descriptor
+   named there stays open until stream_close or resolve_end. The library waits
+   for a stream only after read or write answered SDC_AGAIN, so bytes that a
+   transport holds decrypted are always taken first. Any other answer is a
+   failure, and message and os_errno of *error say why. */
+typedef struct sdc_io {
+    void *user;
+    bool  can_tls;                  /* stream_open does https; without it such
+                                       an address is refused at create        */
+    /* Milliseconds of a clock that never goes back. Any thread. */
+    uint64_t (*now_ms)(void *user);
+    /* 64 random bits. Any thread. */
+    uint64_t (*random)(void *user);
+    /* A name to numeric addresses; `host` is never numeric and never
+       "localhost". *op is NULL at first and the hook's own; resolve_end
+       follows if it was set, finished or not, and no sdc_wake comes after
+       that. The one of POSIX asks getaddrinfo if may_block, else it fails. */
+    sdc_err (*resolve)(void *user, sdc_task *task, const char *host,
+                       bool may_block, void **op, sdc_ip *ips, size_t max_ips,
+                       size_t *num_ips, sdc_ready *until, sdc_error *error);
+    void    (*resolve_end)(void *user, void *op);
+    /* *stream is NULL at first. SDC_OK, once: bytes can flow, a TLS handshake
+       included. stream_close follows if *stream was set. */
+    sdc_err (*stream_open)(void *user, const sdc_target *target, void **stream,
+                           sdc_ready *until, sdc_error *error);
+    /* SDC_OK with *len 0 is the peer's orderly end. */
+    sdc_err (*stream_read)(void *user, void *stream, void *bytes, size_t max,
+                           size_t *len, sdc_ready *until, sdc_error *error);
+    sdc_err (*stream_write)(void *user, void *stream, const void *bytes,
+                            size_t len, size_t *written, sdc_ready *until,
+                            sdc_error *error);
+    /* At once: never waits for the peer. */
+    void    (*stream_close)(void *user, void *stream);
+    /* A waker exists while a step blocks. Waking it before the wait ends the
+       next wait. waker_wake: any thread, and signal handlers. */
+    sdc_err (*waker_create)(void *user, void **waker, sdc_error *error);
+    void    (*waker_wake)(void *user, void *waker);
+    void    (*waker_destroy)(void *user, void *waker);
+    /* `waker` may be NULL. SDC_OK: ready, woken, interrupted, or time is up;
+       the library looks for itself. */
+    sdc_err (*wait)(void *user, void *waker, const sdc_wants *wants,
+                    sdc_error *error);
+    /* A whole file of at most `max` bytes; a longer one is SDC_ERR_LIMIT. */
+    sdc_err (*read_file)(void *user, const char *path, char *text, size_t max,
+                         size_t *len, sdc_error *error);
+} sdc_io;
+
+/* The table that is used where the client's desc gives none. Static. */
+SDC_API const sdc_io *sdc_io_posix(void);
+
+/* -- Client: where Consul is and who we are ------------------------------- */
+
+/* The names in (brackets) in capitals are environment variables, read once at
+   create, as the official client does. An empty one counts as not set. */
+typedef struct sdc_client_desc {
+    const char *address;            /* "host:port" | "http://host:port/prefix" |
+                                       "https://..." | "unix:///path"
+                                       (CONSUL_HTTP_ADDR, 127.0.0.1:8500)     */
+    const char *token;              /* ACL token             (see token_file) */
+    const char *token_file;         /* trimmed, read anew for each request;
+                                       wins over `token`, and both win over
+                                       (CONSUL_HTTP_TOKEN_FILE, then
+                                       CONSUL_HTTP_TOKEN, then none)          */
+    const char *basic_auth;         /* "user:password"    (CONSUL_HTTP_AUTH)  */
+    const char *datacenter;         /*                       (the agent's)    */
+    const char *ns;                 /*                    (CONSUL_NAMESPACE)  */
+    const char *partition;          /*                    (CONSUL_PARTITION)  */
+    bool        ignore_environment; /*                       (false)          */
+    uint32_t    connect_timeout_ms; /* for each numeric address, a TLS
+                                       handshake included    (5000)           */
+    uint32_t    request_timeout_ms; /* of requests that do not block on the
+                                       server                (15000)          */
+    size_t      max_head_bytes;     /* of an answer          (65536)          */
+    size_t      max_body_bytes;     /* a body is never held  (256 MiB)        */
+    size_t      max_instances;      /* of one answer         (100000)         */
+    const sdc_allocator *allocator; /*                       (malloc)         */
+    const sdc_logger    *logger;    /*                       (silent)         */
+    const sdc_io        *io;        /*                       (POSIX)          */
+} sdc_client_desc;
+
+typedef struct sdc_client sdc_client;
+
+/* Makes a client: no connection, no thread, a few hundred bytes. A second
+   identity or a second agent is a second client.
+   Errors: SDC_ERR_ARG (the message names the field or the environment
+   variable), SDC_ERR_NOMEM. */
+SDC_API sdc_err sdc_client_create(const sdc_client_desc *desc,
+                                  sdc_client **out, sdc_error *error);
+SDC_API void sdc_client_destroy(sdc_client *client);
+
+/* Uses another token from the next request on. "" sends none, NULL goes back
+   to the configured one. Any thread.
+   Errors: SDC_ERR_ARG (control characters), SDC_ERR_NOMEM. */
+SDC_API sdc_err sdc_client_set_token(sdc_client *client, const char *token);
+
+/* The clock of every time in this interface, in milliseconds. Any thread. */
+SDC_API uint64_t sdc_client_now_ms(const sdc_client *client);
+
+/* -- What is registered, what is asked for, what is found ----------------- */
+
+/* From better to worse. */
+typedef enum sdc_status {
+    SDC_STATUS_UNSET = 0, SDC_STATUS_PASSING, SDC_STATUS_WARNING,
+    SDC_STATUS_CRITICAL, SDC_STATUS_MAINTENANCE
+} sdc_status;
+
+/* A health check. Exactly one of ttl_ms, http, h2ping, tcp, udp, grpc,
+   os_service, args, docker_container_id (with args) and alias_service or
+   alias_node says the kind (Consul docs: api-docs/agent/check). */
+typedef struct sdc_check {
+    const char *id;                 /* (service:ID, or service:ID:1, :2 ... where
+                                       there are several; always sent)        */
+    const char *name, *notes;       /*                       (not sent)       */
+    uint32_t    ttl_ms;
+    uint32_t    interval_ms;        /* all kinds but TTL and alias (10000)    */
+    uint32_t    timeout_ms;         /*             (not sent: 10000 in Consul) */
+    uint32_t    deregister_critical_after_ms;   /* SDC_NEVER: not sent
+                             (TTL in a registrar: 1 hour; else not sent)      */
+    const char *http, *method, *body;
+    const sdc_kv *headers;          size_t num_headers;
+    const char *h2ping, *tcp, *udp, *grpc, *os_service;
+    const char *docker_container_id, *shell;
+    const char *const *args;        size_t num_args;
+    const char *alias_node, *alias_service, *tls_server_name;
+    bool        grpc_use_tls, tcp_use_tls, tls_skip_verify, disable_redirects;
+    bool        h2ping_no_tls;      /* Consul's default for this kind is TLS  */
+    uint32_t    success_before_passing;
+    uint32_t    failures_before_warning, failures_before_critical;
+    uint32_t    output_max_bytes;
+    sdc_status  status;             /* the check's first; passing, warning or
+                                       critical   (TTL in a registrar: passing;
+                                       else not sent: critical in Consul)     */
+} sdc_check;
+
+typedef struct sdc_address {
+    const char *key;                /* "lan", "wan", "lan_ipv6", ...          */
+    const char *address;
+    uint16_t    port;
+} sdc_address;
+
+typedef struct sdc_port {
+    const char *name;
+    uint16_t    port;
+    bool        is_default;
+} sdc_port;
+
+/* A service to register. Only what is set here is sent, since an agent refuses
+   members that it does not know (Consul docs: api-docs/agent/service). */
+typedef struct sdc_registration {
+    const char *id;                 /* unique on its agent; always sent
+                                       (name-address-port, without the absent
+                                       parts)                                 */
+    const char *name;               /* required                               */
+    const char *const *tags;        size_t num_tags;
+    const char *address;            /*                       (the node's)     */
+    uint16_t    port;               /*                       (none)           */
+    const sdc_port *ports;          size_t num_ports;   /* Consul 1.22        */
+    const char *socket_path;        /* Consul 1.10                            */
+    const sdc_address *tagged_addresses; size_t num_tagged_addresses;
+    const sdc_kv *meta;             size_t num_meta;
+    uint32_t    weight_passing, weight_warning; /* (1 and 1: not sent) else
+                                       both are, and passing is at least 1    */
+    bool        enable_tag_override;
+    const sdc_check *checks;        size_t num_checks;
+    const char *kind, *region, *zone;
+    const char *raw_members;        /* further JSON members, "\"Proxy\":{}":
+                                       checked, sent as they are, never logged */
+} sdc_registration;
+
+typedef enum sdc_source {
+    SDC_SOURCE_SERVICE = 0, SDC_SOURCE_CONNECT, SDC_SOURCE_INGRESS
+} sdc_source;
+
+typedef enum sdc_consistency {
+    SDC_CONSISTENCY_DEFAULT = 0, SDC_CONSISTENCY_STALE, SDC_CONSISTENCY_STRONG
+} sdc_consistency;
+
+/* Which instances (Consul docs: api-docs/health#list-service-instances). */
+typedef struct sdc_query {
+    const char *service;            /* required                               */
+    const char *const *tags;        size_t num_tags;    /* an instance carries
+                                       all of them; letter case is ignored    */
+    bool        passing_only;       /* asked of Consul, which then leaves out
+                                       warnings too                           */
+    sdc_status  worst_status;       /* worse ones are left out on this side
+                                                          (as Consul answers) */
+    sdc_source  source;
+    const char *datacenter, *ns, *partition;    /*           (the client's)   */
+    const char *peer, *near_node, *filter;
+    const sdc_kv *node_meta;        size_t num_node_meta;
+    const sdc_kv *params;           size_t num_params;  /* further query
+                                       parameters, escaped here               */
+    sdc_consistency consistency;
+    bool        cached;             /* answer from the agent's cache          */
+    uint32_t    max_age_s, stale_if_error_s;    /* with cached (not sent)     */
+    uint32_t    wait_ms;            /* how long the server may hold the query;
+                                       up to a tenth is taken off at random
+                                                             (60000)          */
+    uint64_t    index;              /* 0 asks for an answer at once; an
+                                       instancer keeps its own and wants 0    */
+} sdc_query;
+
+/* One instance of a service. Two are the same one where peer, partition, ns,
+   node and id are equal (and addr, where there is no id). */
+typedef struct sdc_instance {
+    const char *addr;               /* "10.0.0.1:8000", "[2001:db8::1]:8000"  */
+    const char *host;
+    const char *socket_path;        /* "" but for a service on a unix socket:
+                                       then addr is "unix:" and the path      */
+    const char *id, *service, *node, *datacenter, *ns, *partition, *peer;
+    const char *const *tags;        size_t num_tags;    /* sorted             */
+    const sdc_kv *meta;             size_t num_meta;    /* sorted by key      */
+    const sdc_address *tagged_addresses; size_t num_tagged_addresses; /* same */
+    const sdc_port *ports;          size_t num_ports;   /* `port` is the
+                                       default one of these                   */
+    const char *region, *zone;
+    sdc_status  status;             /* of all its checks and its node's; unset,
+                                       in a cache that the program fills,
+                                       counts as passing                      */
+    uint32_t    weight;             /* Consul's for that status; 0: no calls,
+                                       unless all are 0                       */
+    uint16_t    port;
+} sdc_instance;
+
+/* The instances as of one moment. Immutable, counted, readable from any
+   thread, never copied by value. While held the same pointer is the same
+   event, so a poller compares pointers. */
+typedef struct sdc_event {
+    const sdc_instance *instances;  /* sorted by addr, then node and id       */
+    size_t      num_instances;
+    const char *message;            /* "" unless err is a failure             */
+    uint64_t    index;              /* X-Consul-Index of the answer behind it */
+    uint64_t    at_ms;              /* when it came about; an answer that
+                                       changes nothing makes no event         */
+    uint64_t    failing_since_ms;   /* first failure of this outage; 0 none   */
+    sdc_err     err;                /* SDC_AGAIN: nothing heard yet; a failure:
+                                       the newest query failed, and instances
+                                       are the last good ones                 */
+    bool        is_known;           /* a good answer has been had: an empty list
+                                       then means that there are none         */
+} sdc_event;
+
+/* This event against the one that the subscriber saw before. */
+typedef struct sdc_change {
+    const sdc_event *before;        /* NULL in a subscriber's first call, when
+                                       all are added; retain it to keep what
+                                       was removed                            */
+    const sdc_instance *const *added;   size_t num_added;    /* in the event  */
+    const sdc_instance *const *removed; size_t num_removed;  /* in before     */
+    const sdc_instance *const *updated; size_t num_updated;  /* in the event  */
+} sdc_change;
+
+/* Both arguments are borrowed for the call; retain the event to keep it. */
+typedef void (*sdc_event_fn)(void *user, const sdc_event *event,
+                             const sdc_change *change);
+
+/* Any thread, these two, in a callback too, and after the client's end. */
+SDC_API const sdc_event *sdc_event_retain(const sdc_event *event);
+SDC_API void sdc_event_release(const sdc_event *event);
+
+/* -- One-shot calls ------------------------------------------------------- */
+
+/* Each blocks the caller for at most request_timeout_ms, and the last one for
+   its wait too. Any thread.
+   Errors: SDC_ERR_ARG before anything is sent, and those of the exchange. */
+SDC_API sdc_err sdc_client_register(sdc_client *client,
+                                    const sdc_registration *registration,
+                                    sdc_error *error);
+/* An ID that the agent does not know is a success. */
+SDC_API sdc_err sdc_client_deregister(sdc_client *client,
+                                      const char *service_id,
+                                      sdc_error *error);
+/* One query; release *out. With query->index it blocks on the server, and
+   (*out)->index is what to ask with next time. */
+SDC_API sdc_err sdc_client_service(sdc_client *client, const sdc_query *query,
+                                   const sdc_event **out, sdc_error *error);
+
+/* -- Task: what an instancer and a registrar have in common --------------- */
+
+/* Moves a task on. It goes on until it would block, or until its share of
+   work is done (256 KiB taken in; timeout_ms of its wants is 0 then), and
+   returns at the latest when one exchange has ended. timeout_ms: 0 never
+   blocks, n blocks for at most n ms, -1 until an exchange ends.
+     SDC_OK       an exchange (a query, a registration, a heartbeat) ended well
+     SDC_ERR_...  one failed: said once, and sdc_task_error has the detail; the
+                  pause before the next is inside the steps to come
+     SDC_AGAIN    none ended: time is up, or there is nothing to do but wait
+     SDC_STOPPED  stopped and done: no descriptor, no deadline, for ever
+     SDC_GONE     a callback destroyed it
+   Stepping too often does no harm. One thread at a time. */
+SDC_API sdc_err sdc_step(sdc_task *task, int timeout_ms);
+
+/* Ends a task: the next step drops what is under way, closes the descriptor
+   and answers SDC_STOPPED; a registrar deregisters first, which takes
+   stop_timeout_ms at most. A step that blocks is woken. No callback is begun
+   after it. Idempotent. Any thread, and signal handlers. */
+SDC_API void sdc_stop(sdc_task *task);
+
+/* Makes a blocked step look again, and calls the task's wake hook: step it
+   soon. Cuts no pause short. Any thread, and signal handlers. */
+SDC_API void sdc_wake(sdc_task *task);
+
+/* wants: told at once, and from then on inside sdc_step and destroy whenever
+   fd, serial, readiness or deadline_ms differ from what was told last; fd -1
+   comes before a descriptor is closed.
+   wake: sdc_stop, sdc_wake and sdc_registrar_set_... were called: make the
+   loop step this task, by uv_async_send or a write to an eventfd. Comes on the
+   caller's thread, signal handlers included. A step that blocks needs none.
+   NULL takes a function off. Call on the thread that steps. */
+typedef void (*sdc_wants_fn)(void *user, sdc_task *task, sdc_wants wants);
+typedef void (*sdc_wake_fn)(void *user, sdc_task *task);
+
+/* The same by asking. Changes nothing. The thread that steps. */
+SDC_API sdc_wants sdc_task_wants(const sdc_task *task);
+SDC_API void sdc_task_on_wants(sdc_task *task, sdc_wants_fn fn, void *user);
+SDC_API void sdc_task_on_wake(sdc_task *task, sdc_wake_fn fn, void *user);
+
+/* Counted since the task was created. */
+typedef struct sdc_stats {
+    uint64_t requests, answers, failures, changes, connects;
+    uint64_t bytes_in, bytes_out, skipped_instances;
+    uint64_t registrations, heartbeats;
+    uint64_t index;                 /* of the newest answer; 0 none           */
+    uint64_t last_contact_ms;       /* X-Consul-Lastcontact of that answer    */
+    uint64_t last_good_at_ms;       /* also moves when nothing changed        */
+    uint32_t consecutive_failures;
+    bool     known_leader, filtered_by_acl, is_streaming;   /* its headers; a
+                                       streamed one never knows the leader    */
+} sdc_stats;
+
+/* Any thread, these two. The error is of the newest exchange. */
+SDC_API void sdc_task_stats(const sdc_task *task, sdc_stats *out);
+SDC_API void sdc_task_error(const sdc_task *task, sdc_error *out);
+
+/* -- Registrar: keeps one service registered ------------------------------ */
+
+typedef struct sdc_registrar_desc {
+    sdc_registration registration;  /* copied, all of it                      */
+    uint32_t heartbeat_ms;          /* for a TTL check  (a third of the TTL)  */
+    uint32_t verify_ms;             /* without a TTL check, how often the agent
+                                       is asked whether it is there (30000)   */
+    uint32_t stop_timeout_ms;       /* deregistering on stop ends by then
+                                                             (2000)           */
+    bool     keep_on_stop;          /* do not deregister on stop   (false)    */
+} sdc_registrar_desc;
+
+typedef struct sdc_registrar sdc_registrar;
+
+/* Makes a registrar; nothing is sent before the first step. The task registers
+   the service and retries until that succeeds, beats its TTL checks, registers
+   again what the agent has forgotten, and deregisters when stopped.
+   Errors: SDC_ERR_ARG, SDC_ERR_NOMEM. */
+SDC_API sdc_err sdc_registrar_create(sdc_client *client,
+                                     const sdc_registrar_desc *desc,
+                                     sdc_registrar **out, sdc_error *error);
+/* At once and without network traffic: stop first to deregister. */
+SDC_API void sdc_registrar_destroy(sdc_registrar *registrar);
+/* Valid as long as the registrar. */
+SDC_API sdc_task *sdc_registrar_task(sdc_registrar *registrar);
+
+/* Once, blocking, for at most request_timeout_ms. Counts as a step of the
+   task, which need not be stepped besides. */
+SDC_API sdc_err sdc_registrar_register(sdc_registrar *registrar,
+                                       sdc_error *error);
+SDC_API sdc_err sdc_registrar_deregister(sdc_registrar *registrar,
+                                         sdc_error *error);
+
+/* Any thread, these three. What is set is kept and sent by the next steps, and
+   again whenever the service had to be registered again; a blocked step is
+   woken. check_id NULL means every TTL check; output and reason are cut at
+   4 KiB. Errors: SDC_ERR_ARG (no such TTL check, a status that cannot be
+   set), SDC_ERR_NOMEM. */
+SDC_API sdc_err sdc_registrar_set_status(sdc_registrar *registrar,
+                                         const char *check_id,
+                                         sdc_status status,
+                                         const char *output);
+SDC_API sdc_err sdc_registrar_set_maintenance(sdc_registrar *registrar, bool on,
+                                              const char *reason);
+/* As of the agent's newest answer. */
+SDC_API bool sdc_registrar_is_registered(const sdc_registrar *registrar);
+
+/* -- Instancer: keeps the instances of one service ------------------------ */
+
+typedef struct sdc_instancer_desc {
+    sdc_query query;                /* copied, all of it                      */
+    uint32_t  backoff_min_ms;       /*                       (10)             */
+    uint32_t  backoff_max_ms;       /*                       (60000)          */
+    uint32_t  resync_ms;            /* a full read with index 0 (600000)      */
+} sdc_instancer_desc;
+
+typedef struct sdc_instancer sdc_instancer;
+
+/* Makes an instancer; nothing is sent before the first step.
+   Errors: SDC_ERR_ARG, SDC_ERR_NOMEM. */
+SDC_API sdc_err sdc_instancer_create(sdc_client *client,
+                                     const sdc_instancer_desc *desc,
+                                     sdc_instancer **out, sdc_error *error);
+/* At once. No callback is begun after it, and its last event stays valid as
+   long as somebody holds it. */
+SDC_API void sdc_instancer_destroy(sdc_instancer *instancer);
+/* Valid as long as the instancer. */
+SDC_API sdc_task *sdc_instancer_task(sdc_instancer *instancer);
+
+/* Steps until a good answer has had so many instances (0: any good answer).
+   Errors: SDC_ERR_TIMEOUT with the newest failure's message, SDC_STOPPED,
+   SDC_GONE. */
+SDC_API sdc_err sdc_instancer_wait(sdc_instancer *instancer,
+                                   size_t min_instances, uint32_t timeout_ms,
+                                   sdc_error *error);
+
+/* Calls fn at once with the state, and then with each new event. The pair fn
+   and user names the subscription. The thread that steps.
+   Errors: SDC_ERR_ARG (the pair is there already), SDC_ERR_NOMEM. */
+SDC_API sdc_err sdc_instancer_subscribe(sdc_instancer *instancer,
+                                        sdc_event_fn fn, void *user);
+/* Not called again after this returned. An unknown pair is ignored. */
+SDC_API void sdc_instancer_unsubscribe(sdc_instancer *instancer,
+                                       sdc_event_fn fn, void *user);
+
+/* The instances as of its last good answer, with the error since.
+   Retained: give it back with sdc_event_release. Never NULL; before the first
+   answer it is empty and its err is SDC_AGAIN. Any thread. */
+SDC_API const sdc_event *sdc_instancer_state(sdc_instancer *instancer);
+
+/* -- Cache: the store under an instancer, usable with any other source ---- */
+
+typedef struct sdc_cache sdc_cache;
+
+/* Makes an empty cache; allocator NULL is malloc. update, update_error,
+   subscribe and unsubscribe: one thread at a time. Subscribers run inside
+   them: keep those short. */
+SDC_API sdc_err sdc_cache_create(const sdc_allocator *allocator,
+                                 sdc_cache **out);
+SDC_API void sdc_cache_destroy(sdc_cache *cache);
+
+/* Replaces the instances, which are copied; addr, or host and port, is
+   required. Subscribers are called if something differs from the current
+   event: the order of instances, tags and meta does not count. A now_ms
+   before the last one counts as the last one.
+   Errors: SDC_ERR_ARG, SDC_ERR_NOMEM (all stays as it was), SDC_GONE. */
+SDC_API sdc_err sdc_cache_update(sdc_cache *cache,
+                                 const sdc_instance *instances, size_t num,
+                                 uint64_t index, uint64_t now_ms);
+/* Says that the source fails; the instances stay. Subscribers are called when
+   the code changes; the first message of a code stays. Errors: as above. */
+SDC_API sdc_err sdc_cache_update_error(sdc_cache *cache, sdc_err err,
+                                       const char *message, uint64_t now_ms);
+
+/* As the four of the instancer. */
+SDC_API const sdc_event *sdc_cache_state(sdc_cache *cache);
+SDC_API sdc_err sdc_cache_subscribe(sdc_cache *cache, sdc_event_fn fn,
+                                    void *user);
+SDC_API void sdc_cache_unsubscribe(sdc_cache *cache, sdc_event_fn fn,
+                                   void *user);
+
+/* The instancer's own cache, valid as long as the instancer: subscribe to it,
+   never update it. */
+SDC_API sdc_cache *sdc_instancer_cache(sdc_instancer *instancer);
+
+/* -- Decoders: bytes in, events out; no socket, no clock ------------------ */
+
+/* feed answers SDC_OK while all is good, else the first error, which stays
+   until reset. What a callback answers other than SDC_OK ends the feed and is
+   that error; a callback must not destroy or feed its decoder. _error says
+   what is wrong and at which byte, counted from 0 since reset. reset keeps
+   the memory. One thread at a time. */
+typedef struct sdc_json    sdc_json;       /* any JSON text (RFC 8259), strict */
+typedef struct sdc_http    sdc_http;       /* one HTTP/1.x response            */
+typedef struct sdc_entries sdc_entries;    /* the body of a health answer      */
+
+typedef enum sdc_json_kind {
+    SDC_JSON_NULL, SDC_JSON_FALSE, SDC_JSON_TRUE, SDC_JSON_NUMBER,
+    SDC_JSON_STRING, SDC_JSON_KEY, SDC_JSON_OBJECT, SDC_JSON_OBJECT_END,
+    SDC_JSON_ARRAY, SDC_JSON_ARRAY_END
+} sdc_json_kind;
+
+/* `text` is decoded and whole, may hold NUL, is not terminated by one, and is
+   borrowed for the call: the characters of a string or key, the literal of a
+   number; else it is empty. */
+typedef sdc_err (*sdc_json_fn)(void *user, sdc_json_kind kind,
+                               const char *text, size_t len);
+
+SDC_API sdc_err sdc_json_create(const sdc_allocator *allocator, sdc_json_fn fn,
+                                void *user, sdc_json **out);
+SDC_API sdc_err sdc_json_feed(sdc_json *json, const void *bytes, size_t len);
+/* SDC_OK: the bytes were one whole value. */
+SDC_API sdc_err sdc_json_finish(sdc_json *json);
+SDC_API void sdc_json_error(const sdc_json *json, sdc_error *out);
+SDC_API void sdc_json_reset(sdc_json *json);
+SDC_API void sdc_json_destroy(sdc_json *json);
+
+/* The instance is borrowed for the call. */
+typedef sdc_err (*sdc_instance_fn)(void *user, const sdc_instance *instance);
+
+SDC_API sdc_err sdc_entries_create(const sdc_allocator *allocator,
+                                   sdc_instance_fn fn, void *user,
+                                   sdc_entries **out);
+SDC_API sdc_err sdc_entries_feed(sdc_entries *entries, const void *bytes,
+                                 size_t len);
+SDC_API sdc_err sdc_entries_finish(sdc_entries *entries);
+SDC_API void sdc_entries_error(const sdc_entries *entries, sdc_error *out);
+/* Entries without usable address or port, or of a wrong shape, since reset. */
+SDC_API uint64_t sdc_entries_skipped(const sdc_entries *entries);
+SDC_API void sdc_entries_reset(sdc_entries *entries);
+SDC_API void sdc_entries_destroy(sdc_entries *entries);
+
+/* NULL members are skipped. Names and values are borrowed for the call. */
+typedef struct sdc_http_handler {
+    void    *user;
+    /* Of the final answer, not of a 1xx before it. */
+    sdc_err (*on_status)(void *user, int status);
+    sdc_err (*on_header)(void *user, const char *name, size_t name_len,
+                         const char *value, size_t value_len);
+    sdc_err (*on_body)(void *user, const void *bytes, size_t len);
+} sdc_http_handler;
+
+SDC_API sdc_err sdc_http_create(const sdc_allocator *allocator,
+                                const sdc_http_handler *handler,
+                                sdc_http **out);
+/* *used < len: the rest does not belong to this response. */
+SDC_API sdc_err sdc_http_feed(sdc_http *http, const void *bytes, size_t len,
+                              size_t *used);
+/* The peer closed. SDC_OK: the response is whole. */
+SDC_API sdc_err sdc_http_finish(sdc_http *http);
+SDC_API bool sdc_http_is_complete(const sdc_http *http);
+/* The connection may carry another exchange. */
+SDC_API bool sdc_http_keeps_alive(const sdc_http *http);
+SDC_API void sdc_http_error(const sdc_http *http, sdc_error *out);
+SDC_API void sdc_http_reset(sdc_http *http);
+SDC_API void sdc_http_destroy(sdc_http *http);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* SDCONSUL_H_INCLUDED */
