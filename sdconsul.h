@@ -701,3 +701,1238 @@ SDC_API void sdc_http_destroy(sdc_http *http);
 }
 #endif
 #endif /* SDCONSUL_H_INCLUDED */
+
+#if defined(SDCONSUL_IMPLEMENTATION) && !defined(SDCONSUL_IMPLEMENTATION_INCLUDED)
+#define SDCONSUL_IMPLEMENTATION_INCLUDED
+
+/* ---- platform ------------------------------------------ [sdc:platform] --
+   Every system header and everything that depends on the compiler or the
+   system. Below this section there is no #if on either.
+   ------------------------------------------------------------------------- */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#if !defined(_POSIX_VERSION) || _POSIX_VERSION < 200809L || !defined(AI_NUMERICHOST) || \
+    !defined(CLOCK_MONOTONIC) || !defined(MSG_PEEK)
+#error "sdconsul.h needs POSIX.1-2008: compile with -D_POSIX_C_SOURCE=200809L or -std=gnu99"
+#endif
+
+#ifndef SDC_ASSERT
+#include <assert.h>
+#define SDC_ASSERT(condition) assert(condition)
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define SDCI_PRINTF(text, args) __attribute__((__format__(__printf__, text, args)))
+#else
+#error "sdconsul.h needs the __atomic builtins of gcc or clang"
+#endif
+
+#ifdef MSG_NOSIGNAL
+#define SDCI_SEND_FLAGS MSG_NOSIGNAL
+#else
+#define SDCI_SEND_FLAGS 0
+#endif
+
+/* Bits that two threads share; never wider than a pointer, so that 32-bit machines need no
+   libatomic. All are sequentially consistent: none is on a hot path. */
+static uint32_t sdci_atomic_get(const uint32_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_SEQ_CST);
+}
+
+static void sdci_atomic_set(uint32_t *p, uint32_t value)
+{
+    __atomic_store_n(p, value, __ATOMIC_SEQ_CST);
+}
+
+/* Answers the new value. */
+static uint32_t sdci_atomic_add(uint32_t *p, uint32_t value)
+{
+    return __atomic_add_fetch(p, value, __ATOMIC_SEQ_CST);
+}
+
+static uint32_t sdci_atomic_sub(uint32_t *p, uint32_t value)
+{
+    return __atomic_sub_fetch(p, value, __ATOMIC_SEQ_CST);
+}
+
+/* Answers the value from before. */
+static uint32_t sdci_atomic_swap(uint32_t *p, uint32_t value)
+{
+    return __atomic_exchange_n(p, value, __ATOMIC_SEQ_CST);
+}
+
+/* A lock for a few instructions: spins shortly, then yields. It is never held while a callback,
+   a hook or a system call runs, and never taken in a signal handler. */
+static void sdci_lock(uint32_t *lock)
+{
+    unsigned spins = 0;
+
+    while (sdci_atomic_swap(lock, 1) != 0) {
+        spins++;
+        if (spins > 64) {
+            sched_yield();
+        }
+    }
+}
+
+static void sdci_unlock(uint32_t *lock)
+{
+    sdci_atomic_set(lock, 0);
+}
+
+/* Options that not every system has; each makes a connection better and none is needed. */
+static void sdci_socket_tune(int fd)
+{
+    int on = 1;
+
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+#ifdef SO_NOSIGPIPE
+    (void)setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+#ifdef TCP_KEEPIDLE
+    int idle_s = 30;
+    int interval_s = 10;
+    int probes = 3;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+#endif
+#ifdef TCP_USER_TIMEOUT
+    unsigned unacknowledged_ms = 60000;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacknowledged_ms,
+                     sizeof unacknowledged_ms);
+#endif
+}
+
+/* ---- base --------------------------------------------------- [sdc:base] --
+   Slices, errors, memory, growable buffers, numbers as text, random pauses.
+   Knows nothing of Consul.
+   ------------------------------------------------------------------------- */
+
+#define SDCI_FOREVER UINT64_MAX
+
+typedef struct sdci_str {
+    const char *ptr;
+    size_t len;
+} sdci_str;
+
+static sdci_str sdci_str_of(const char *text)
+{
+    sdci_str s;
+
+    s.ptr = text != NULL ? text : "";
+    s.len = strlen(s.ptr);
+    return s;
+}
+
+static sdci_str sdci_slice(const char *ptr, size_t len)
+{
+    sdci_str s;
+
+    s.ptr = ptr;
+    s.len = len;
+    return s;
+}
+
+static bool sdci_is_empty(const char *text)
+{
+    return text == NULL || text[0] == '\0';
+}
+
+/* ASCII only, as in HTTP field names and in Consul's tags; no locale has a say. */
+static char sdci_lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
+static bool sdci_equal_nocase(sdci_str a, sdci_str b)
+{
+    if (a.len != b.len) {
+        return false;
+    }
+    for (size_t i = 0; i < a.len; i++) {
+        if (sdci_lower(a.ptr[i]) != sdci_lower(b.ptr[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool sdci_is_control(char c)
+{
+    unsigned char u = (unsigned char)c;
+
+    return u < 0x20 || u == 0x7f;
+}
+
+static bool sdci_has_control(const char *text)
+{
+    for (; *text != '\0'; text++) {
+        if (sdci_is_control(*text)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool sdci_is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static int sdci_hex(char c)
+{
+    if (sdci_is_digit(c)) {
+        return c - '0';
+    }
+    c = sdci_lower(c);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static sdci_str sdci_trim(sdci_str s)
+{
+    while (s.len > 0 && strchr(" \t\r\n", s.ptr[0]) != NULL && s.ptr[0] != '\0') {
+        s.ptr++;
+        s.len--;
+    }
+    while (s.len > 0 && s.ptr[s.len - 1] != '\0' && strchr(" \t\r\n", s.ptr[s.len - 1]) != NULL) {
+        s.len--;
+    }
+    return s;
+}
+
+/* Decimal digits alone, at most `max`; no sign, no space. */
+static bool sdci_parse_u64(sdci_str s, uint64_t max, uint64_t *out)
+{
+    uint64_t value = 0;
+
+    if (s.len == 0) {
+        return false;
+    }
+    for (size_t i = 0; i < s.len; i++) {
+        if (!sdci_is_digit(s.ptr[i])) {
+            return false;
+        }
+        uint64_t digit = (uint64_t)(s.ptr[i] - '0');
+        if (value > (max - digit) / 10) {
+            return false;
+        }
+        value = value * 10 + digit;
+    }
+    *out = value;
+    return true;
+}
+
+static uint32_t sdci_or(uint32_t value, uint32_t default_value)
+{
+    return value != 0 ? value : default_value;
+}
+
+static uint64_t sdci_min(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t sdci_max(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* `now` plus a duration, where SDC_NEVER is for ever. */
+static uint64_t sdci_after(uint64_t now_ms, uint32_t duration_ms)
+{
+    return duration_ms == SDC_NEVER ? SDCI_FOREVER : now_ms + duration_ms;
+}
+
+/* -- Errors -- */
+
+const char *sdc_err_str(sdc_err err)
+{
+    switch (err) {
+    case SDC_OK:          return "ok";
+    case SDC_AGAIN:       return "not yet";
+    case SDC_STOPPED:     return "stopped";
+    case SDC_GONE:        return "destroyed during the call";
+    case SDC_ERR_ARG:     return "invalid argument";
+    case SDC_ERR_NOMEM:   return "out of memory";
+    case SDC_ERR_LIMIT:   return "a limit was reached";
+    case SDC_ERR_RESOLVE: return "the agent's name has no address";
+    case SDC_ERR_CONNECT: return "no connection to the agent";
+    case SDC_ERR_TLS:     return "TLS was refused";
+    case SDC_ERR_IO:      return "the connection broke";
+    case SDC_ERR_TIMEOUT: return "no answer in time";
+    case SDC_ERR_HTTP:    return "the answer is not valid HTTP";
+    case SDC_ERR_STATUS:  return "the agent answered with an error";
+    case SDC_ERR_DENIED:  return "permission denied";
+    case SDC_ERR_BUSY:    return "the agent asks for fewer requests";
+    case SDC_ERR_JSON:    return "the answer is not valid JSON";
+    case SDC_ERR_SHAPE:   return "the answer has an unexpected form";
+    case SDC_ERR_EMPTY:   return "nothing to pick from";
+    case SDC_ERR_USER:    return "the program's own error";
+    }
+    return "unknown error";
+}
+
+int sdc_version(void)
+{
+    return SDC_VERSION;
+}
+
+/* A message is one printable line: what a peer or a caller put into it cannot break a log. */
+static void sdci_make_printable(char *text)
+{
+    for (; *text != '\0'; text++) {
+        if (sdci_is_control(*text)) {
+            *text = ' ';
+        }
+    }
+}
+
+static void sdci_error_clear(sdc_error *error)
+{
+    if (error != NULL) {
+        memset(error, 0, sizeof *error);
+    }
+}
+
+/* Writes the whole error and answers its code, so that a refusal is one line. */
+static sdc_err sdci_fail(sdc_error *error, sdc_err code, const char *format, ...) SDCI_PRINTF(3, 4);
+
+static sdc_err sdci_fail(sdc_error *error, sdc_err code, const char *format, ...)
+{
+    va_list args;
+
+    if (error == NULL) {
+        return code;
+    }
+    sdci_error_clear(error);
+    error->code = code;
+    va_start(args, format);
+    (void)vsnprintf(error->message, sizeof error->message, format, args);
+    va_end(args);
+    sdci_make_printable(error->message);
+    return code;
+}
+
+/* For failures whose code says all there is to say. */
+static sdc_err sdci_fail_plain(sdc_error *error, sdc_err code)
+{
+    return sdci_fail(error, code, "%s", sdc_err_str(code));
+}
+
+/* What a decoder keeps of its first error: small, since each watch holds three of them. */
+typedef struct sdci_fault {
+    const char *what;               /* static */
+    uint64_t at;                    /* byte since reset */
+    sdc_err code;
+} sdci_fault;
+
+static void sdci_fault_tell(const sdci_fault *fault, const char *of_what, sdc_error *out)
+{
+    sdci_error_clear(out);
+    if (fault->code == SDC_OK) {
+        return;
+    }
+    (void)sdci_fail(out, fault->code, "%s, byte %llu: %s", of_what,
+                    (unsigned long long)fault->at,
+                    fault->what != NULL ? fault->what : sdc_err_str(fault->code));
+}
+
+/* -- Memory -- */
+
+static void *sdci_malloc_resize(void *user, void *ptr, size_t old_size, size_t new_size)
+{
+    (void)user;
+    (void)old_size;
+    if (new_size == 0) {
+        free(ptr);
+        return NULL;
+    }
+    return realloc(ptr, new_size);
+}
+
+static sdc_allocator sdci_allocator_or_malloc(const sdc_allocator *allocator)
+{
+    sdc_allocator a;
+
+    a.user = NULL;
+    a.resize = sdci_malloc_resize;
+    return allocator != NULL ? *allocator : a;
+}
+
+static void *sdci_resize(const sdc_allocator *a, void *ptr, size_t old_size, size_t new_size)
+{
+    return a->resize(a->user, ptr, old_size, new_size);
+}
+
+/* Zeroed; NULL when there is none. */
+static void *sdci_new(const sdc_allocator *a, size_t size)
+{
+    void *ptr = sdci_resize(a, NULL, 0, size);
+
+    if (ptr != NULL) {
+        memset(ptr, 0, size);
+    }
+    return ptr;
+}
+
+static void sdci_free(const sdc_allocator *a, void *ptr, size_t size)
+{
+    if (ptr != NULL) {
+        (void)sdci_resize(a, ptr, size, 0);
+    }
+}
+
+/* Secrets do not outlive their use: the writes are volatile so that none is optimised away. */
+static void sdci_wipe(void *ptr, size_t size)
+{
+    volatile unsigned char *p = (volatile unsigned char *)ptr;
+
+    while (size > 0) {
+        size--;
+        p[size] = 0;
+    }
+}
+
+/* Bytes that grow up to a limit. The first failure sticks in `err` and further writes do nothing,
+   so that a writer checks once, at its end. Growing is by half, from 256 bytes. */
+typedef struct sdci_buf {
+    const sdc_allocator *allocator;
+    char *ptr;
+    size_t len, cap, max;
+    sdc_err err;
+    bool is_secret;                 /* wiped whenever memory is given back */
+} sdci_buf;
+
+static void sdci_buf_init(sdci_buf *buf, const sdc_allocator *allocator, size_t max)
+{
+    memset(buf, 0, sizeof *buf);
+    buf->allocator = allocator;
+    buf->max = max;
+}
+
+static void sdci_buf_deinit(sdci_buf *buf)
+{
+    if (buf->is_secret && buf->ptr != NULL) {
+        sdci_wipe(buf->ptr, buf->cap);
+    }
+    sdci_free(buf->allocator, buf->ptr, buf->cap);
+    buf->ptr = NULL;
+    buf->len = 0;
+    buf->cap = 0;
+    buf->err = SDC_OK;
+}
+
+/* Empty again; the memory stays. */
+static void sdci_buf_clear(sdci_buf *buf)
+{
+    buf->len = 0;
+    buf->err = SDC_OK;
+}
+
+/* A secret must not stay behind in memory that realloc gave back, so it is moved by hand. */
+static char *sdci_buf_regrow(sdci_buf *buf, size_t cap)
+{
+    if (!buf->is_secret) {
+        return (char *)sdci_resize(buf->allocator, buf->ptr, buf->cap, cap);
+    }
+    char *ptr = (char *)sdci_resize(buf->allocator, NULL, 0, cap);
+    if (ptr != NULL && buf->ptr != NULL) {
+        memcpy(ptr, buf->ptr, buf->len);
+        sdci_wipe(buf->ptr, buf->cap);
+        sdci_free(buf->allocator, buf->ptr, buf->cap);
+    }
+    return ptr;
+}
+
+static bool sdci_buf_reserve(sdci_buf *buf, size_t extra)
+{
+    if (buf->err != SDC_OK) {
+        return false;
+    }
+    if (extra <= buf->cap - buf->len) {
+        return true;
+    }
+    if (extra > buf->max - buf->len) {
+        buf->err = SDC_ERR_LIMIT;
+        return false;
+    }
+    size_t cap = buf->cap + buf->cap / 2;
+    cap = cap < 256 ? 256 : cap;
+    cap = cap < buf->len + extra ? buf->len + extra : cap;
+    cap = cap > buf->max ? buf->max : cap;
+    char *ptr = sdci_buf_regrow(buf, cap);
+    if (ptr == NULL) {
+        buf->err = SDC_ERR_NOMEM;
+        return false;
+    }
+    buf->ptr = ptr;
+    buf->cap = cap;
+    return true;
+}
+
+static void sdci_put(sdci_buf *buf, const void *bytes, size_t len)
+{
+    if (len > 0 && sdci_buf_reserve(buf, len)) {
+        memcpy(buf->ptr + buf->len, bytes, len);
+        buf->len += len;
+    }
+}
+
+static void sdci_put_char(sdci_buf *buf, char c)
+{
+    sdci_put(buf, &c, 1);
+}
+
+static void sdci_put_text(sdci_buf *buf, const char *text)
+{
+    sdci_put(buf, text, strlen(text));
+}
+
+static void sdci_put_u64(sdci_buf *buf, uint64_t value)
+{
+    char digits[24];
+
+    (void)snprintf(digits, sizeof digits, "%llu", (unsigned long long)value);
+    sdci_put_text(buf, digits);
+}
+
+/* The bytes from `start` on, as they stand now: valid until the next write. */
+static sdci_str sdci_buf_from(const sdci_buf *buf, size_t start)
+{
+    return sdci_slice(buf->ptr + start, buf->len - start);
+}
+
+/* A copy of the text in memory of its own, NUL included. NULL when there is none. */
+static char *sdci_copy(const sdc_allocator *a, const char *text)
+{
+    size_t size = strlen(text) + 1;
+    char *copy = (char *)sdci_resize(a, NULL, 0, size);
+
+    if (copy != NULL) {
+        memcpy(copy, text, size);
+    }
+    return copy;
+}
+
+static void sdci_free_text(const sdc_allocator *a, char *text)
+{
+    if (text != NULL) {
+        sdci_free(a, text, strlen(text) + 1);
+    }
+}
+
+static void sdci_free_secret(const sdc_allocator *a, char *text)
+{
+    if (text != NULL) {
+        size_t size = strlen(text) + 1;
+        sdci_wipe(text, size);
+        sdci_free(a, text, size);
+    }
+}
+
+/* -- Random pauses -- */
+
+/* A splitmix64 sequence: jitter needs to be cheap and spread, not secret. */
+typedef struct sdci_random {
+    uint64_t state;
+} sdci_random;
+
+static uint64_t sdci_random_next(sdci_random *random)
+{
+    random->state += 0x9E3779B97F4A7C15u;
+    uint64_t z = random->state;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+/* Evenly from 0 to `max`, both included. */
+static uint64_t sdci_random_upto(sdci_random *random, uint64_t max)
+{
+    uint64_t bits = sdci_random_next(random);
+
+    return max == UINT64_MAX ? bits : bits % (max + 1);
+}
+
+/* The pause after the nth failure in a row (from 1): anywhere between min and min doubled n-1
+   times, but never beyond max. The jitter is drawn after the cap, so that clients which have been
+   failing together for long do not come back together. */
+static uint32_t sdci_backoff_ms(sdci_random *random, uint32_t min_ms, uint32_t max_ms, uint32_t nth)
+{
+    uint64_t span = min_ms;
+
+    for (uint32_t i = 1; i < nth && span < max_ms; i++) {
+        span *= 2;
+    }
+    span = sdci_min(span, max_ms);
+    uint64_t least = sdci_min(min_ms, span);
+    return (uint32_t)(least + sdci_random_upto(random, span - least));
+}
+
+/* ---- JSON --------------------------------------------------- [sdc:json] --
+   One strict RFC 8259 grammar as a push decoder: any split of the bytes, one
+   event for each token, text decoded. Memory is bounded: one bit for each
+   level, and the text of one string at a time.
+
+                    .------------ value in a container ------------.
+                    v                                              |
+     VALUE --scalar or end of container--> NEXT --','--> VALUE or KEY
+       |  '['  FIRST_ITEM --']'--> NEXT      |
+       |  '{'  FIRST_KEY  --'}'--> NEXT      '--outermost--> DONE
+       |           '--string--> COLON --':'--> VALUE
+       '--'"'--> STRING <--> ESCAPE, UNICODE, LOW_BACKSLASH, LOW_U
+       '--digit--> NUMBER and its states         '--letter--> LITERAL
+   ------------------------------------------------------------------------- */
+
+#define SDCI_JSON_DEPTH_MAX 64u
+#define SDCI_JSON_TEXT_MAX  ((size_t)1 << 20)
+
+typedef enum sdci_json_state {
+    SDCI_JSON_VALUE,            /* a value must come                               */
+    SDCI_JSON_FIRST_ITEM,       /* after '[': a value or ']'                       */
+    SDCI_JSON_FIRST_KEY,        /* after '{': a name or '}'                        */
+    SDCI_JSON_KEY,              /* after ',' in an object: a name                  */
+    SDCI_JSON_COLON,            /* after a name                                    */
+    SDCI_JSON_NEXT,             /* after a value in a container: ',' or its end    */
+    SDCI_JSON_STRING,           /* in a string or name                             */
+    SDCI_JSON_ESCAPE,           /* after its '\'                                   */
+    SDCI_JSON_UNICODE,          /* in the four digits after '\u'                   */
+    SDCI_JSON_LOW_BACKSLASH,    /* after a high surrogate: the '\' of the low one  */
+    SDCI_JSON_LOW_U,            /* and its 'u'                                     */
+    SDCI_JSON_NUMBER,           /* number: its first character is next             */
+    SDCI_JSON_MINUS,            /* number: after '-'                               */
+    SDCI_JSON_ZERO,             /* number: after a leading 0                       */
+    SDCI_JSON_INTEGER,          /* number: in its digits                           */
+    SDCI_JSON_DOT,              /* number: after '.'                               */
+    SDCI_JSON_FRACTION,         /* number: in the digits after it                  */
+    SDCI_JSON_E,                /* number: after 'e'                               */
+    SDCI_JSON_E_SIGN,           /* number: after the exponent's sign               */
+    SDCI_JSON_EXPONENT,         /* number: in the exponent's digits                */
+    SDCI_JSON_LITERAL,          /* in true, false or null                          */
+    SDCI_JSON_DONE              /* one whole value was had: only space may follow  */
+} sdci_json_state;
+
+struct sdc_json {
+    sdc_json_fn fn;
+    void *user;
+    sdc_allocator own;          /* of a decoder that sdc_json_create made */
+    sdci_buf text;              /* of a token that has escapes or spans two feeds */
+    sdci_fault fault;
+    uint64_t offset;            /* bytes before the current feed */
+    const char *cursor;         /* during a feed: the byte that an error would be about */
+    uint64_t objects;           /* bit n: level n is an object */
+    const char *literal;        /* what is left of true, false or null */
+    uint32_t depth;
+    uint32_t code_point;        /* being read from \u digits */
+    uint32_t high;              /* the high surrogate before it, or 0 */
+    sdci_json_state state;
+    sdc_json_kind kind;         /* of the token being read */
+    uint8_t num_digits;         /* of the \u escape */
+    uint8_t utf8_left;          /* continuation bytes to come */
+    uint8_t utf8_min, utf8_max; /* the range of the next one */
+    bool keeps_text;            /* false: the consumer does not want it, so it is only checked */
+};
+
+static void sdci_json_reset(sdc_json *json)
+{
+    sdci_buf_clear(&json->text);
+    memset(&json->fault, 0, sizeof json->fault);
+    json->offset = 0;
+    json->objects = 0;
+    json->depth = 0;
+    json->high = 0;
+    json->utf8_left = 0;
+    json->state = SDCI_JSON_VALUE;
+    json->keeps_text = true;
+}
+
+static void sdci_json_init(sdc_json *json, const sdc_allocator *allocator, sdc_json_fn fn,
+                           void *user)
+{
+    memset(json, 0, sizeof *json);
+    json->fn = fn;
+    json->user = user;
+    sdci_buf_init(&json->text, allocator, SDCI_JSON_TEXT_MAX);
+    sdci_json_reset(json);
+}
+
+static void sdci_json_deinit(sdc_json *json)
+{
+    sdci_buf_deinit(&json->text);
+}
+
+static void sdci_json_fail(sdc_json *json, sdc_err code, const char *what)
+{
+    if (json->fault.code == SDC_OK) {
+        json->fault.code = code;
+        json->fault.what = what;
+    }
+}
+
+static void sdci_json_emit(sdc_json *json, sdc_json_kind kind, sdci_str text)
+{
+    sdc_err err = json->fn(json->user, kind, text.ptr, text.len);
+
+    if (err != SDC_OK) {
+        sdci_json_fail(json, err, NULL);
+    }
+}
+
+/* Where a finished value leaves the machine. */
+static void sdci_json_value_done(sdc_json *json)
+{
+    json->state = json->depth == 0 ? SDCI_JSON_DONE : SDCI_JSON_NEXT;
+}
+
+static bool sdci_json_in_object(const sdc_json *json)
+{
+    return (json->objects >> (json->depth - 1) & 1) != 0;
+}
+
+static void sdci_json_open(sdc_json *json, bool is_object)
+{
+    if (json->depth == SDCI_JSON_DEPTH_MAX) {
+        sdci_json_fail(json, SDC_ERR_LIMIT, "nested deeper than 64 levels");
+        return;
+    }
+    uint64_t bit = (uint64_t)1 << json->depth;
+    json->objects = is_object ? json->objects | bit : json->objects & ~bit;
+    json->depth++;
+    json->state = is_object ? SDCI_JSON_FIRST_KEY : SDCI_JSON_FIRST_ITEM;
+    sdci_json_emit(json, is_object ? SDC_JSON_OBJECT : SDC_JSON_ARRAY, sdci_slice("", 0));
+}
+
+static void sdci_json_close(sdc_json *json)
+{
+    bool is_object = sdci_json_in_object(json);
+
+    json->depth--;
+    sdci_json_value_done(json);
+    sdci_json_emit(json, is_object ? SDC_JSON_OBJECT_END : SDC_JSON_ARRAY_END, sdci_slice("", 0));
+}
+
+/* Keeps a piece of a token for later. */
+static void sdci_json_keep(sdc_json *json, const char *bytes, size_t len)
+{
+    if (!json->keeps_text) {
+        return;
+    }
+    sdci_put(&json->text, bytes, len);
+    if (json->text.err != SDC_OK) {
+        sdci_json_fail(json, json->text.err, "a string is longer than 1 MiB");
+    }
+}
+
+/* Ends a token whose last piece is `tail`: without a kept part it goes out as it stands in the
+   caller's bytes. */
+static void sdci_json_emit_token(sdc_json *json, sdc_json_kind kind, sdci_str tail)
+{
+    if (json->text.len > 0) {
+        sdci_json_keep(json, tail.ptr, tail.len);
+        tail = sdci_slice(json->text.ptr, json->text.len);
+    }
+    if (json->fault.code == SDC_OK) {
+        sdci_json_emit(json, kind, tail);
+    }
+    sdci_buf_clear(&json->text);
+}
+
+/* -- Strings -- */
+
+static void sdci_json_begin_string(sdc_json *json, sdc_json_kind kind)
+{
+    json->kind = kind;
+    json->state = SDCI_JSON_STRING;
+}
+
+/* First byte of a UTF-8 sequence: how many follow, and the range of the next one, which excludes
+   overlong forms, surrogates and what is past U+10FFFF (Unicode 15, table 3-7). */
+static bool sdci_json_utf8_lead(sdc_json *json, unsigned char c)
+{
+    json->utf8_min = 0x80;
+    json->utf8_max = 0xBF;
+    if (c >= 0xC2 && c <= 0xDF) {
+        json->utf8_left = 1;
+    } else if (c >= 0xE0 && c <= 0xEF) {
+        json->utf8_left = 2;
+        json->utf8_min = c == 0xE0 ? 0xA0 : 0x80;
+        json->utf8_max = c == 0xED ? 0x9F : 0xBF;
+    } else if (c >= 0xF0 && c <= 0xF4) {
+        json->utf8_left = 3;
+        json->utf8_min = c == 0xF0 ? 0x90 : 0x80;
+        json->utf8_max = c == 0xF4 ? 0x8F : 0xBF;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* One byte of a multi-byte character; false if it cannot stand there. */
+static bool sdci_json_utf8_byte(sdc_json *json, unsigned char c)
+{
+    if (json->utf8_left == 0) {
+        return sdci_json_utf8_lead(json, c);
+    }
+    if (c < json->utf8_min || c > json->utf8_max) {
+        return false;
+    }
+    json->utf8_left--;
+    json->utf8_min = 0x80;
+    json->utf8_max = 0xBF;
+    return true;
+}
+
+/* From p to the first byte that is neither a plain ASCII character nor part of a whole and valid
+   multi-byte one. */
+static const char *sdci_json_run(sdc_json *json, const char *p, const char *end)
+{
+    for (; p < end; p++) {
+        unsigned char c = (unsigned char)*p;
+        if (c >= 0x80 || json->utf8_left > 0) {
+            if (!sdci_json_utf8_byte(json, c)) {
+                json->cursor = p;
+                sdci_json_fail(json, SDC_ERR_JSON, "invalid UTF-8");
+                return p;
+            }
+        } else if (c == '"' || c == '\\' || c < 0x20) {
+            return p;
+        }
+    }
+    return p;
+}
+
+static const char *sdci_json_in_string(sdc_json *json, const char *p, const char *end)
+{
+    const char *start = p;
+
+    p = sdci_json_run(json, p, end);
+    sdci_str run = sdci_slice(start, (size_t)(p - start));
+    if (json->fault.code != SDC_OK) {
+        return p;
+    }
+    if (p == end || *p == '\\') {
+        sdci_json_keep(json, run.ptr, run.len);
+        json->state = p == end ? SDCI_JSON_STRING : SDCI_JSON_ESCAPE;
+        return p == end ? p : p + 1;
+    }
+    if (*p != '"') {
+        json->cursor = p;
+        sdci_json_fail(json, SDC_ERR_JSON, "a control character in a string");
+        return p;
+    }
+    if (json->kind == SDC_JSON_KEY) {
+        json->state = SDCI_JSON_COLON;
+    } else {
+        sdci_json_value_done(json);
+    }
+    sdci_json_emit_token(json, json->kind, run);
+    return p + 1;
+}
+
+static void sdci_json_escape(sdc_json *json, char c)
+{
+    static const char from[] = "\"\\/bfnrt";
+    static const char to[] = "\"\\/\b\f\n\r\t";
+
+    if (c == 'u') {
+        json->code_point = 0;
+        json->num_digits = 0;
+        json->state = SDCI_JSON_UNICODE;
+        return;
+    }
+    const char *found = c != '\0' ? strchr(from, c) : NULL;
+    if (found == NULL) {
+        sdci_json_fail(json, SDC_ERR_JSON, "an unknown escape in a string");
+        return;
+    }
+    json->state = SDCI_JSON_STRING;
+    sdci_json_keep(json, &to[found - from], 1);
+}
+
+static void sdci_json_keep_code_point(sdc_json *json, uint32_t c)
+{
+    char utf8[4];
+    size_t len = 0;
+
+    if (c < 0x80) {
+        utf8[len++] = (char)c;
+    } else if (c < 0x800) {
+        utf8[len++] = (char)(0xC0 | c >> 6);
+        utf8[len++] = (char)(0x80 | (c & 0x3F));
+    } else if (c < 0x10000) {
+        utf8[len++] = (char)(0xE0 | c >> 12);
+        utf8[len++] = (char)(0x80 | (c >> 6 & 0x3F));
+        utf8[len++] = (char)(0x80 | (c & 0x3F));
+    } else {
+        utf8[len++] = (char)(0xF0 | c >> 18);
+        utf8[len++] = (char)(0x80 | (c >> 12 & 0x3F));
+        utf8[len++] = (char)(0x80 | (c >> 6 & 0x3F));
+        utf8[len++] = (char)(0x80 | (c & 0x3F));
+    }
+    sdci_json_keep(json, utf8, len);
+}
+
+/* After the fourth digit: half of a surrogate pair, or a character. */
+static void sdci_json_unicode_done(sdc_json *json)
+{
+    uint32_t c = json->code_point;
+    bool is_low = c >= 0xDC00 && c <= 0xDFFF;
+    bool is_high = c >= 0xD800 && c <= 0xDBFF;
+
+    if (is_low != (json->high != 0)) {
+        sdci_json_fail(json, SDC_ERR_JSON, "half of a surrogate pair");
+        return;
+    }
+    if (is_high) {
+        json->high = c;
+        json->state = SDCI_JSON_LOW_BACKSLASH;
+        return;
+    }
+    if (is_low) {
+        c = 0x10000 + ((json->high - 0xD800) << 10) + (c - 0xDC00);
+    }
+    json->high = 0;
+    json->state = SDCI_JSON_STRING;
+    sdci_json_keep_code_point(json, c);
+}
+
+static void sdci_json_unicode(sdc_json *json, char c)
+{
+    int digit = sdci_hex(c);
+
+    if (digit < 0) {
+        sdci_json_fail(json, SDC_ERR_JSON, "\\u needs four hexadecimal digits");
+        return;
+    }
+    json->code_point = json->code_point * 16 + (uint32_t)digit;
+    json->num_digits++;
+    if (json->num_digits == 4) {
+        sdci_json_unicode_done(json);
+    }
+}
+
+/* The "\u" between the halves of a pair. */
+static void sdci_json_low(sdc_json *json, char c)
+{
+    if (c != (json->state == SDCI_JSON_LOW_BACKSLASH ? '\\' : 'u')) {
+        sdci_json_fail(json, SDC_ERR_JSON, "half of a surrogate pair");
+        return;
+    }
+    if (json->state == SDCI_JSON_LOW_BACKSLASH) {
+        json->state = SDCI_JSON_LOW_U;
+    } else {
+        json->code_point = 0;
+        json->num_digits = 0;
+        json->state = SDCI_JSON_UNICODE;
+    }
+}
+
+/* -- Numbers and literals -- */
+
+/* The state after one more character of a number; SDCI_JSON_VALUE: it cannot stand there. */
+static sdci_json_state sdci_json_number_state(sdci_json_state state, char c)
+{
+    bool is_digit = sdci_is_digit(c);
+    bool is_e = c == 'e' || c == 'E';
+
+    if (state == SDCI_JSON_NUMBER && c == '-') {
+        return SDCI_JSON_MINUS;
+    }
+    if ((state == SDCI_JSON_NUMBER || state == SDCI_JSON_MINUS) && is_digit) {
+        return c == '0' ? SDCI_JSON_ZERO : SDCI_JSON_INTEGER;
+    }
+    if ((state == SDCI_JSON_ZERO || state == SDCI_JSON_INTEGER) && c == '.') {
+        return SDCI_JSON_DOT;
+    }
+    if ((state == SDCI_JSON_ZERO || state == SDCI_JSON_INTEGER || state == SDCI_JSON_FRACTION) &&
+        is_e) {
+        return SDCI_JSON_E;
+    }
+    if (state == SDCI_JSON_INTEGER && is_digit) {
+        return SDCI_JSON_INTEGER;
+    }
+    if ((state == SDCI_JSON_DOT || state == SDCI_JSON_FRACTION) && is_digit) {
+        return SDCI_JSON_FRACTION;
+    }
+    if (state == SDCI_JSON_E && (c == '+' || c == '-')) {
+        return SDCI_JSON_E_SIGN;
+    }
+    if ((state == SDCI_JSON_E || state == SDCI_JSON_E_SIGN || state == SDCI_JSON_EXPONENT) &&
+        is_digit) {
+        return SDCI_JSON_EXPONENT;
+    }
+    return SDCI_JSON_VALUE;
+}
+
+static bool sdci_json_number_may_end(sdci_json_state state)
+{
+    return state == SDCI_JSON_ZERO || state == SDCI_JSON_INTEGER || state == SDCI_JSON_FRACTION ||
+           state == SDCI_JSON_EXPONENT;
+}
+
+/* A number ends at the first byte that is not of it, which stays for the next state. */
+static const char *sdci_json_in_number(sdc_json *json, const char *p, const char *end)
+{
+    const char *start = p;
+
+    for (; p < end; p++) {
+        sdci_json_state next = sdci_json_number_state(json->state, *p);
+        if (next == SDCI_JSON_VALUE) {
+            break;
+        }
+        json->state = next;
+    }
+    sdci_str run = sdci_slice(start, (size_t)(p - start));
+    if (p == end) {
+        sdci_json_keep(json, run.ptr, run.len);
+    } else if (!sdci_json_number_may_end(json->state)) {
+        json->cursor = p;
+        sdci_json_fail(json, SDC_ERR_JSON, "a malformed number");
+    } else {
+        sdci_json_value_done(json);
+        sdci_json_emit_token(json, SDC_JSON_NUMBER, run);
+    }
+    return p;
+}
+
+static void sdci_json_begin_literal(sdc_json *json, char first)
+{
+    if (first == 't') {
+        json->literal = "rue";
+        json->kind = SDC_JSON_TRUE;
+    } else if (first == 'f') {
+        json->literal = "alse";
+        json->kind = SDC_JSON_FALSE;
+    } else {
+        json->literal = "ull";
+        json->kind = SDC_JSON_NULL;
+    }
+    json->state = SDCI_JSON_LITERAL;
+}
+
+static void sdci_json_in_literal(sdc_json *json, char c)
+{
+    if (c != *json->literal) {
+        sdci_json_fail(json, SDC_ERR_JSON, "neither true, false nor null");
+        return;
+    }
+    json->literal++;
+    if (*json->literal == '\0') {
+        sdci_json_value_done(json);
+        sdci_json_emit(json, json->kind, sdci_slice("", 0));
+    }
+}
+
+/* -- Between tokens -- */
+
+static bool sdci_json_is_space(char c)
+{
+    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
+/* First character of a value. A number's stays, so that its whole text is one run. */
+static const char *sdci_json_begin_value(sdc_json *json, const char *p)
+{
+    char c = *p;
+
+    if (c == '"') {
+        sdci_json_begin_string(json, SDC_JSON_STRING);
+    } else if (c == '{' || c == '[') {
+        sdci_json_open(json, c == '{');
+    } else if (c == 't' || c == 'f' || c == 'n') {
+        sdci_json_begin_literal(json, c);
+    } else if (c == '-' || sdci_is_digit(c)) {
+        json->state = SDCI_JSON_NUMBER;
+        return p;
+    } else {
+        sdci_json_fail(json, SDC_ERR_JSON, "a value is missing");
+        return p;
+    }
+    return p + 1;
+}
+
+static void sdci_json_begin_key(sdc_json *json, char c)
+{
+    if (c == '"') {
+        sdci_json_begin_string(json, SDC_JSON_KEY);
+    } else {
+        sdci_json_fail(json, SDC_ERR_JSON, "a member name is missing");
+    }
+}
+
+static void sdci_json_after_value(sdc_json *json, char c)
+{
+    bool is_object = sdci_json_in_object(json);
+
+    if (c == ',') {
+        json->state = is_object ? SDCI_JSON_KEY : SDCI_JSON_VALUE;
+    } else if (c == (is_object ? '}' : ']')) {
+        sdci_json_close(json);
+    } else {
+        sdci_json_fail(json, SDC_ERR_JSON, is_object ? "',' or '}' is missing"
+                                                     : "',' or ']' is missing");
+    }
+}
+
+/* One character in a state that allows space before it. */
+static const char *sdci_json_between(sdc_json *json, const char *p)
+{
+    char c = *p;
+
+    if (sdci_json_is_space(c)) {
+        return p + 1;
+    }
+    if (json->state == SDCI_JSON_VALUE ||
+        (json->state == SDCI_JSON_FIRST_ITEM && c != ']')) {
+        return sdci_json_begin_value(json, p);
+    }
+    if (json->state == SDCI_JSON_KEY || (json->state == SDCI_JSON_FIRST_KEY && c != '}')) {
+        sdci_json_begin_key(json, c);
+    } else if (json->state == SDCI_JSON_FIRST_ITEM || json->state == SDCI_JSON_FIRST_KEY) {
+        sdci_json_close(json);
+    } else if (json->state == SDCI_JSON_NEXT) {
+        sdci_json_after_value(json, c);
+    } else if (json->state == SDCI_JSON_COLON && c == ':') {
+        json->state = SDCI_JSON_VALUE;
+    } else {
+        sdci_json_fail(json, SDC_ERR_JSON, json->state == SDCI_JSON_COLON
+                           ? "':' is missing" : "more bytes after the value");
+    }
+    return p + 1;
+}
+
+/* -- The decoder -- */
+
+/* Takes at least one byte, or leaves a state that will. */
+static const char *sdci_json_some(sdc_json *json, const char *p, const char *end)
+{
+    switch (json->state) {
+    case SDCI_JSON_VALUE:
+    case SDCI_JSON_FIRST_ITEM:
+    case SDCI_JSON_FIRST_KEY:
+    case SDCI_JSON_KEY:
+    case SDCI_JSON_COLON:
+    case SDCI_JSON_NEXT:
+    case SDCI_JSON_DONE:
+        return sdci_json_between(json, p);
+    case SDCI_JSON_STRING:
+        return sdci_json_in_string(json, p, end);
+    case SDCI_JSON_ESCAPE:
+        sdci_json_escape(json, *p);
+        return p + 1;
+    case SDCI_JSON_UNICODE:
+        sdci_json_unicode(json, *p);
+        return p + 1;
+    case SDCI_JSON_LOW_BACKSLASH:
+    case SDCI_JSON_LOW_U:
+        sdci_json_low(json, *p);
+        return p + 1;
+    case SDCI_JSON_NUMBER:
+    case SDCI_JSON_MINUS:
+    case SDCI_JSON_ZERO:
+    case SDCI_JSON_INTEGER:
+    case SDCI_JSON_DOT:
+    case SDCI_JSON_FRACTION:
+    case SDCI_JSON_E:
+    case SDCI_JSON_E_SIGN:
+    case SDCI_JSON_EXPONENT:
+        return sdci_json_in_number(json, p, end);
+    case SDCI_JSON_LITERAL:
+        sdci_json_in_literal(json, *p);
+        return p + 1;
+    }
+    return end;
+}
+
+sdc_err sdc_json_feed(sdc_json *json, const void *bytes, size_t len)
+{
+    const char *start = (const char *)bytes;
+    const char *p = start;
+
+    if (json->fault.code != SDC_OK) {
+        return json->fault.code;
+    }
+    while (p < start + len && json->fault.code == SDC_OK) {
+        json->cursor = p;
+        p = sdci_json_some(json, p, start + len);
+    }
+    if (json->fault.code != SDC_OK) {
+        json->fault.at = json->offset + (uint64_t)(json->cursor - start);
+    }
+    json->offset += (uint64_t)(p - start);
+    return json->fault.code;
+}
+
+/* A number at the top level is the one value that only the end of the text ends. */
+sdc_err sdc_json_finish(sdc_json *json)
+{
+    if (json->fault.code != SDC_OK) {
+        return json->fault.code;
+    }
+    if (json->depth == 0 && sdci_json_number_may_end(json->state)) {
+        sdci_json_value_done(json);
+        sdci_json_emit_token(json, SDC_JSON_NUMBER, sdci_slice("", 0));
+    }
+    if (json->state != SDCI_JSON_DONE && json->fault.code == SDC_OK) {
+        sdci_json_fail(json, SDC_ERR_JSON, "the text ends too early");
+        json->fault.at = json->offset;
+    }
+    return json->fault.code;
+}
+
+void sdc_json_error(const sdc_json *json, sdc_error *out)
+{
+    sdci_fault_tell(&json->fault, "JSON", out);
+}
+
+void sdc_json_reset(sdc_json *json)
+{
+    sdci_json_reset(json);
+}
+
+sdc_err sdc_json_create(const sdc_allocator *allocator, sdc_json_fn fn, void *user, sdc_json **out)
+{
+    sdc_allocator own = sdci_allocator_or_malloc(allocator);
+
+    *out = NULL;
+    if (fn == NULL) {
+        return SDC_ERR_ARG;
+    }
+    sdc_json *json = (sdc_json *)sdci_new(&own, sizeof *json);
+    if (json == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    sdci_json_init(json, NULL, fn, user);
+    json->own = own;
+    json->text.allocator = &json->own;
+    *out = json;
+    return SDC_OK;
+}
+
+void sdc_json_destroy(sdc_json *json)
+{
+    if (json != NULL) {
+        sdc_allocator own = json->own;
+        sdci_json_deinit(json);
+        sdci_free(&own, json, sizeof *json);
+    }
+}
+#endif
