@@ -1935,4 +1935,909 @@ void sdc_json_destroy(sdc_json *json)
         sdci_free(&own, json, sizeof *json);
     }
 }
+
+/* ---- entries --------------------------------------------- [sdc:entries] --
+   The body of /v1/health/service/NAME, one instance at a time: an array of
+   {Node, Service, Checks}. Consumes the events of [sdc:json] and keeps the
+   text of one entry, never the body.
+
+   Where the decoder stands is a stack of places. A table says for each place
+   which members are wanted and what becomes of them; every other member is
+   skipped, however deep it goes, and is still checked by [sdc:json].
+
+   An entry that cannot be used (no address, no port, a member of the wrong
+   shape) is counted and left out; the others are not touched by it.
+   Consul docs: api-docs/health#list-service-instances.
+   ------------------------------------------------------------------------- */
+
+#define SDCI_ENTRY_TEXT_MAX  ((size_t)1 << 20)   /* wanted text of one entry */
+#define SDCI_ENTRY_ITEMS_MAX 1024u               /* tags, meta pairs, ... of one entry */
+
+typedef enum sdci_place {
+    SDCI_AT_TOP,                /* before the array */
+    SDCI_AT_LIST,
+    SDCI_AT_ENTRY,
+    SDCI_AT_NODE,
+    SDCI_AT_NODE_LOCALITY,
+    SDCI_AT_SERVICE,
+    SDCI_AT_TAGS,
+    SDCI_AT_META,
+    SDCI_AT_TAGGED,
+    SDCI_AT_TAGGED_ITEM,
+    SDCI_AT_PORTS,
+    SDCI_AT_PORT,
+    SDCI_AT_WEIGHTS,
+    SDCI_AT_LOCALITY,
+    SDCI_AT_CHECKS,
+    SDCI_AT_CHECK,
+    SDCI_NUM_PLACES
+} sdci_place;
+
+/* The strings of an entry that have one value each. */
+typedef enum sdci_field {
+    SDCI_NODE, SDCI_NODE_ADDRESS, SDCI_DATACENTER, SDCI_NODE_PARTITION, SDCI_NODE_PEER,
+    SDCI_NODE_REGION, SDCI_NODE_ZONE, SDCI_ID, SDCI_SERVICE, SDCI_ADDRESS, SDCI_SOCKET_PATH,
+    SDCI_NS, SDCI_PARTITION, SDCI_PEER, SDCI_REGION, SDCI_ZONE,
+    SDCI_ITEM_NAME,             /* of the port or tagged address being read */
+    SDCI_ITEM_ADDRESS,
+    SDCI_CHECK_ID, SDCI_CHECK_STATUS,
+    SDCI_NUM_FIELDS
+} sdci_field;
+
+/* Its numbers; all are unsigned and at most 65535 in Consul. */
+typedef enum sdci_number {
+    SDCI_PORT, SDCI_WEIGHT_PASSING, SDCI_WEIGHT_WARNING, SDCI_ITEM_PORT, SDCI_ITEM_IS_DEFAULT,
+    SDCI_NUM_NUMBERS
+} sdci_number;
+
+/* What becomes of a value: its type, and the field, number or place it goes to. */
+typedef enum sdci_type {
+    SDCI_SKIP, SDCI_STRING, SDCI_UINT16, SDCI_BOOL, SDCI_OBJECT, SDCI_ARRAY, SDCI_TAG, SDCI_META
+} sdci_type;
+
+typedef struct sdci_member {
+    const char *name;           /* NULL: any member, or an item of an array */
+    sdci_type type;
+    int target;
+} sdci_member;
+
+/* A piece of `text`; at is one more than the offset, so that 0 is "not there". */
+typedef struct sdci_span { uint32_t at, len; } sdci_span;
+
+typedef struct sdci_pair { sdci_span key, value; } sdci_pair;
+typedef struct sdci_item { sdci_span name, address; uint16_t port; bool is_default; } sdci_item;
+
+/* Called for an entry that is left out: its number from 0, and why. */
+typedef void (*sdci_skipped_fn)(void *user, uint64_t number, const char *why);
+
+struct sdc_entries {
+    sdc_json json;
+    sdc_instance_fn fn;
+    sdci_skipped_fn skipped_fn;         /* or NULL */
+    void *user;
+    sdc_allocator own;                  /* of a decoder that sdc_entries_create made */
+    const sdci_member *member;          /* what the next value is */
+    const char *bad;                    /* why this entry cannot be used; NULL so far it can */
+    sdci_buf text;                      /* the strings of this entry, each with a NUL */
+    sdci_buf tags, meta, tagged, ports; /* sdci_span, sdci_pair, sdci_item, sdci_item */
+    sdci_buf arrays;                    /* what the emitted instance points to */
+    uint64_t num_entries, num_skipped;
+    sdci_span fields[SDCI_NUM_FIELDS];
+    uint16_t numbers[SDCI_NUM_NUMBERS];
+    sdci_span key;                      /* of the map member being read */
+    uint32_t skip_depth;                /* open containers inside a skipped value */
+    uint8_t places[8];
+    uint8_t depth;                      /* places[depth] is where we are */
+    sdc_status status;                  /* the worst of the checks so far */
+};
+
+static const sdci_member sdci_of_top[]  = { { NULL, SDCI_ARRAY, SDCI_AT_LIST } };
+static const sdci_member sdci_of_list[] = { { NULL, SDCI_OBJECT, SDCI_AT_ENTRY } };
+
+static const sdci_member sdci_of_entry[] = {
+    { "Node", SDCI_OBJECT, SDCI_AT_NODE },
+    { "Service", SDCI_OBJECT, SDCI_AT_SERVICE },
+    { "Checks", SDCI_ARRAY, SDCI_AT_CHECKS },
+    { NULL, SDCI_SKIP, 0 }
+};
+
+static const sdci_member sdci_of_node[] = {
+    { "Node", SDCI_STRING, SDCI_NODE },
+    { "Address", SDCI_STRING, SDCI_NODE_ADDRESS },
+    { "Datacenter", SDCI_STRING, SDCI_DATACENTER },
+    { "Partition", SDCI_STRING, SDCI_NODE_PARTITION },
+    { "PeerName", SDCI_STRING, SDCI_NODE_PEER },
+    { "Locality", SDCI_OBJECT, SDCI_AT_NODE_LOCALITY },
+    { NULL, SDCI_SKIP, 0 }
+};
+
+static const sdci_member sdci_of_node_locality[] = {
+    { "Region", SDCI_STRING, SDCI_NODE_REGION },
+    { "Zone", SDCI_STRING, SDCI_NODE_ZONE },
+    { NULL, SDCI_SKIP, 0 }
+};
+
+static const sdci_member sdci_of_service[] = {
+    { "ID", SDCI_STRING, SDCI_ID },
+    { "Service", SDCI_STRING, SDCI_SERVICE },
+    { "Tags", SDCI_ARRAY, SDCI_AT_TAGS },
+    { "Address", SDCI_STRING, SDCI_ADDRESS },
+    { "TaggedAddresses", SDCI_OBJECT, SDCI_AT_TAGGED },
+    { "Meta", SDCI_OBJECT, SDCI_AT_META },
+    { "Port", SDCI_UINT16, SDCI_PORT },
+    { "Ports", SDCI_ARRAY, SDCI_AT_PORTS },
+    { "SocketPath", SDCI_STRING, SDCI_SOCKET_PATH },
+    { "Weights", SDCI_OBJECT, SDCI_AT_WEIGHTS },
+    { "Locality", SDCI_OBJECT, SDCI_AT_LOCALITY },
+    { "PeerName", SDCI_STRING, SDCI_PEER },
+    { "Namespace", SDCI_STRING, SDCI_NS },
+    { "Partition", SDCI_STRING, SDCI_PARTITION },
+    { NULL, SDCI_SKIP, 0 }
+};
+
+static const sdci_member sdci_of_tags[]   = { { NULL, SDCI_TAG, 0 } };
+static const sdci_member sdci_of_meta[]   = { { NULL, SDCI_META, 0 } };
+static const sdci_member sdci_of_tagged[] = { { NULL, SDCI_OBJECT, SDCI_AT_TAGGED_ITEM } };
+static const sdci_member sdci_of_ports[]  = { { NULL, SDCI_OBJECT, SDCI_AT_PORT } };
+static const sdci_member sdci_of_checks[] = { { NULL, SDCI_OBJECT, SDCI_AT_CHECK } };
+
+static const sdci_member sdci_of_tagged_item[] = {
+    { "Address", SDCI_STRING, SDCI_ITEM_ADDRESS },
+    { "Port", SDCI_UINT16, SDCI_ITEM_PORT },
+    { NULL, SDCI_SKIP, 0 }
+};
+
+static const sdci_member sdci_of_port[] = {
+    { "Name", SDCI_STRING, SDCI_ITEM_NAME },
+    { "Port", SDCI_UINT16, SDCI_ITEM_PORT },
+    { "Default", SDCI_BOOL, SDCI_ITEM_IS_DEFAULT },
+    { NULL, SDCI_SKIP, 0 }
+};
+
+static const sdci_member sdci_of_weights[] = {
+    { "Passing", SDCI_UINT16, SDCI_WEIGHT_PASSING },
+    { "Warning", SDCI_UINT16, SDCI_WEIGHT_WARNING },
+    { NULL, SDCI_SKIP, 0 }
+};
+
+static const sdci_member sdci_of_locality[] = {
+    { "Region", SDCI_STRING, SDCI_REGION },
+    { "Zone", SDCI_STRING, SDCI_ZONE },
+    { NULL, SDCI_SKIP, 0 }
+};
+
+static const sdci_member sdci_of_check[] = {
+    { "CheckID", SDCI_STRING, SDCI_CHECK_ID },
+    { "Status", SDCI_STRING, SDCI_CHECK_STATUS },
+    { NULL, SDCI_SKIP, 0 }
+};
+
+/* In the order of sdci_place. */
+static const sdci_member *const sdci_members_of[SDCI_NUM_PLACES] = {
+    sdci_of_top, sdci_of_list, sdci_of_entry, sdci_of_node, sdci_of_node_locality, sdci_of_service,
+    sdci_of_tags, sdci_of_meta, sdci_of_tagged, sdci_of_tagged_item, sdci_of_ports, sdci_of_port,
+    sdci_of_weights, sdci_of_locality, sdci_of_checks, sdci_of_check
+};
+
+static sdci_place sdci_entries_place(const sdc_entries *e)
+{
+    return (sdci_place)e->places[e->depth];
+}
+
+/* The first reason is the one that is told. */
+static void sdci_entry_bad(sdc_entries *e, const char *why)
+{
+    if (e->bad == NULL) {
+        e->bad = why;
+    }
+}
+
+/* -- The text of an entry -- */
+
+static const char *sdci_span_text(const sdc_entries *e, sdci_span span)
+{
+    return span.at == 0 ? "" : e->text.ptr + span.at - 1;
+}
+
+static const char *sdci_field_text(const sdc_entries *e, sdci_field field)
+{
+    return sdci_span_text(e, e->fields[field]);
+}
+
+/* A C string cannot show a NUL, and showing less than was said would be worse than nothing. */
+static sdci_span sdci_entry_keep(sdc_entries *e, sdci_str text)
+{
+    sdci_span span = { 0, 0 };
+
+    if (text.len > 0 && memchr(text.ptr, '\0', text.len) != NULL) {
+        sdci_entry_bad(e, "a NUL character in a string");
+        return span;
+    }
+    span.at = (uint32_t)e->text.len + 1;
+    span.len = (uint32_t)text.len;
+    sdci_put(&e->text, text.ptr, text.len);
+    sdci_put_char(&e->text, '\0');
+    return span;
+}
+
+/* Items beyond the bound make the entry unusable, not the answer. */
+static void sdci_entry_push(sdc_entries *e, sdci_buf *items, const void *item, size_t size)
+{
+    if (items->len / size >= SDCI_ENTRY_ITEMS_MAX) {
+        sdci_entry_bad(e, "more than 1024 tags, ports or meta pairs");
+        return;
+    }
+    sdci_put(items, item, size);
+}
+
+/* -- Entering and leaving places -- */
+
+static void sdci_clear_fields(sdc_entries *e, sdci_field first, sdci_field last)
+{
+    memset(&e->fields[first], 0, (size_t)(last - first + 1) * sizeof e->fields[0]);
+}
+
+/* Consul leaves a Warning of 0 out, but a service without any weights has 1 and 1. */
+static void sdci_reset_weights(sdc_entries *e, uint16_t warning)
+{
+    e->numbers[SDCI_WEIGHT_PASSING] = 1;
+    e->numbers[SDCI_WEIGHT_WARNING] = warning;
+}
+
+static void sdci_entry_reset(sdc_entries *e)
+{
+    sdci_buf_clear(&e->text);
+    sdci_buf_clear(&e->tags);
+    sdci_buf_clear(&e->meta);
+    sdci_buf_clear(&e->tagged);
+    sdci_buf_clear(&e->ports);
+    memset(e->fields, 0, sizeof e->fields);
+    memset(e->numbers, 0, sizeof e->numbers);
+    sdci_reset_weights(e, 1);
+    e->status = SDC_STATUS_UNSET;
+    e->bad = NULL;
+}
+
+static void sdci_reset_service(sdc_entries *e)
+{
+    sdci_buf_clear(&e->tags);
+    sdci_buf_clear(&e->meta);
+    sdci_buf_clear(&e->tagged);
+    sdci_buf_clear(&e->ports);
+    sdci_clear_fields(e, SDCI_ID, SDCI_ZONE);
+    e->numbers[SDCI_PORT] = 0;
+    sdci_reset_weights(e, 1);
+}
+
+static void sdci_reset_item(sdc_entries *e)
+{
+    sdci_clear_fields(e, SDCI_ITEM_NAME, SDCI_ITEM_ADDRESS);
+    e->numbers[SDCI_ITEM_PORT] = 0;
+    e->numbers[SDCI_ITEM_IS_DEFAULT] = 0;
+}
+
+/* Forgets what a container held before, so that of two members of one name the last wins; null is
+   the same as an absent one. */
+static void sdci_entries_clear(sdc_entries *e, sdci_place place)
+{
+    switch (place) {
+    case SDCI_AT_ENTRY:         sdci_entry_reset(e);                                     break;
+    case SDCI_AT_NODE:          sdci_clear_fields(e, SDCI_NODE, SDCI_NODE_ZONE);         break;
+    case SDCI_AT_NODE_LOCALITY: sdci_clear_fields(e, SDCI_NODE_REGION, SDCI_NODE_ZONE);  break;
+    case SDCI_AT_SERVICE:       sdci_reset_service(e);                                   break;
+    case SDCI_AT_TAGS:          sdci_buf_clear(&e->tags);                                break;
+    case SDCI_AT_META:          sdci_buf_clear(&e->meta);                                break;
+    case SDCI_AT_TAGGED:        sdci_buf_clear(&e->tagged);                              break;
+    case SDCI_AT_PORTS:         sdci_buf_clear(&e->ports);                               break;
+    case SDCI_AT_TAGGED_ITEM:
+    case SDCI_AT_PORT:          sdci_reset_item(e);                                      break;
+    case SDCI_AT_WEIGHTS:       sdci_reset_weights(e, 1);                                break;
+    case SDCI_AT_LOCALITY:      sdci_clear_fields(e, SDCI_REGION, SDCI_ZONE);            break;
+    case SDCI_AT_CHECKS:        e->status = SDC_STATUS_UNSET;                            break;
+    case SDCI_AT_CHECK:         sdci_clear_fields(e, SDCI_CHECK_ID, SDCI_CHECK_STATUS);  break;
+    case SDCI_AT_TOP:
+    case SDCI_AT_LIST:
+    case SDCI_NUM_PLACES:                                                                break;
+    }
+}
+
+static void sdci_entries_enter(sdc_entries *e, sdci_place place)
+{
+    SDC_ASSERT(e->depth + 1u < sizeof e->places);
+    e->depth++;
+    e->places[e->depth] = (uint8_t)place;
+    sdci_entries_clear(e, place);
+    if (place == SDCI_AT_WEIGHTS) {
+        sdci_reset_weights(e, 0);
+    }
+}
+
+/* What the official client's AggregatedStatus does, but that a status which nobody knows counts
+   as critical: sending calls to such an instance would be a guess. */
+static void sdci_check_done(sdc_entries *e)
+{
+    const char *id = sdci_field_text(e, SDCI_CHECK_ID);
+    const char *text = sdci_field_text(e, SDCI_CHECK_STATUS);
+    sdc_status status = SDC_STATUS_CRITICAL;
+
+    if (strcmp(id, "_node_maintenance") == 0 || strncmp(id, "_service_maintenance:", 21) == 0) {
+        status = SDC_STATUS_MAINTENANCE;
+    } else if (strcmp(text, "passing") == 0) {
+        status = SDC_STATUS_PASSING;
+    } else if (strcmp(text, "warning") == 0) {
+        status = SDC_STATUS_WARNING;
+    }
+    e->status = status > e->status ? status : e->status;
+}
+
+static void sdci_item_done(sdc_entries *e, sdci_buf *items, sdci_span name)
+{
+    sdci_item item;
+
+    memset(&item, 0, sizeof item);
+    item.name = name;
+    item.address = e->fields[SDCI_ITEM_ADDRESS];
+    item.port = e->numbers[SDCI_ITEM_PORT];
+    item.is_default = e->numbers[SDCI_ITEM_IS_DEFAULT] != 0;
+    sdci_entry_push(e, items, &item, sizeof item);
+}
+
+/* -- From an entry to an instance -- */
+
+static bool sdci_is_space_or_control(const char *text)
+{
+    for (; *text != '\0'; text++) {
+        if (*text == ' ' || sdci_is_control(*text)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Sorts in place, keeping the order of equals: for a handful of items that mostly are in order
+   already, as Consul writes its maps. */
+static void sdci_sort_small(void *items, size_t num, size_t size,
+                            int (*compare)(const void *a, const void *b))
+{
+    char *base = (char *)items;
+    char moving[64];
+
+    SDC_ASSERT(size <= sizeof moving);
+    for (size_t i = 1; i < num; i++) {
+        size_t to = i;
+        while (to > 0 && compare(base + (to - 1) * size, base + i * size) > 0) {
+            to--;
+        }
+        if (to < i) {
+            memcpy(moving, base + i * size, size);
+            memmove(base + (to + 1) * size, base + to * size, (i - to) * size);
+            memcpy(base + to * size, moving, size);
+        }
+    }
+}
+
+static int sdci_compare_tags(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static int sdci_compare_kv(const void *a, const void *b)
+{
+    return strcmp(((const sdc_kv *)a)->key, ((const sdc_kv *)b)->key);
+}
+
+static int sdci_compare_address(const void *a, const void *b)
+{
+    return strcmp(((const sdc_address *)a)->key, ((const sdc_address *)b)->key);
+}
+
+/* Of neighbours that compare equal the last stays. Answers how many are left. */
+static size_t sdci_keep_last(void *items, size_t num, size_t size,
+                             int (*compare)(const void *a, const void *b))
+{
+    char *base = (char *)items;
+    size_t kept = 0;
+
+    for (size_t i = 0; i < num; i++) {
+        if (i + 1 < num && compare(base + i * size, base + (i + 1) * size) == 0) {
+            continue;
+        }
+        memmove(base + kept * size, base + i * size, size);
+        kept++;
+    }
+    return kept;
+}
+
+static void sdci_fill_tags(sdc_entries *e, sdc_instance *out, const char **tags)
+{
+    const sdci_span *spans = (const sdci_span *)(void *)e->tags.ptr;
+
+    for (size_t i = 0; i < out->num_tags; i++) {
+        tags[i] = sdci_span_text(e, spans[i]);
+    }
+    sdci_sort_small(tags, out->num_tags, sizeof *tags, sdci_compare_tags);
+    out->tags = tags;
+}
+
+static void sdci_fill_meta(sdc_entries *e, sdc_instance *out, sdc_kv *meta)
+{
+    const sdci_pair *pairs = (const sdci_pair *)(void *)e->meta.ptr;
+
+    for (size_t i = 0; i < out->num_meta; i++) {
+        meta[i].key = sdci_span_text(e, pairs[i].key);
+        meta[i].value = sdci_span_text(e, pairs[i].value);
+    }
+    sdci_sort_small(meta, out->num_meta, sizeof *meta, sdci_compare_kv);
+    out->num_meta = sdci_keep_last(meta, out->num_meta, sizeof *meta, sdci_compare_kv);
+    out->meta = meta;
+}
+
+static void sdci_fill_tagged(sdc_entries *e, sdc_instance *out, sdc_address *tagged)
+{
+    const sdci_item *items = (const sdci_item *)(void *)e->tagged.ptr;
+
+    for (size_t i = 0; i < out->num_tagged_addresses; i++) {
+        tagged[i].key = sdci_span_text(e, items[i].name);
+        tagged[i].address = sdci_span_text(e, items[i].address);
+        tagged[i].port = items[i].port;
+    }
+    sdci_sort_small(tagged, out->num_tagged_addresses, sizeof *tagged, sdci_compare_address);
+    out->num_tagged_addresses = sdci_keep_last(tagged, out->num_tagged_addresses, sizeof *tagged,
+                                               sdci_compare_address);
+    out->tagged_addresses = tagged;
+}
+
+static void sdci_fill_ports(sdc_entries *e, sdc_instance *out, sdc_port *ports)
+{
+    const sdci_item *items = (const sdci_item *)(void *)e->ports.ptr;
+
+    for (size_t i = 0; i < out->num_ports; i++) {
+        ports[i].name = sdci_span_text(e, items[i].name);
+        ports[i].port = items[i].port;
+        ports[i].is_default = items[i].is_default;
+    }
+    out->ports = ports;
+}
+
+/* The arrays of an instance stand behind one another in one piece of memory. All elements are
+   made of pointers and smaller things, so whole elements keep each other aligned. */
+static bool sdci_entry_arrays(sdc_entries *e, sdc_instance *out)
+{
+    out->num_tags = e->tags.len / sizeof(sdci_span);
+    out->num_meta = e->meta.len / sizeof(sdci_pair);
+    out->num_tagged_addresses = e->tagged.len / sizeof(sdci_item);
+    out->num_ports = e->ports.len / sizeof(sdci_item);
+    size_t tags = out->num_tags * sizeof(const char *);
+    size_t meta = out->num_meta * sizeof(sdc_kv);
+    size_t tagged = out->num_tagged_addresses * sizeof(sdc_address);
+    size_t ports = out->num_ports * sizeof(sdc_port);
+
+    sdci_buf_clear(&e->arrays);
+    if (!sdci_buf_reserve(&e->arrays, tags + meta + tagged + ports)) {
+        return false;
+    }
+    char *p = e->arrays.ptr;
+    sdci_fill_tags(e, out, (const char **)(void *)p);
+    sdci_fill_meta(e, out, (sdc_kv *)(void *)(p + tags));
+    sdci_fill_tagged(e, out, (sdc_address *)(void *)(p + tags + meta));
+    sdci_fill_ports(e, out, (sdc_port *)(void *)(p + tags + meta + tagged));
+    return true;
+}
+
+static const char *sdci_first_of(const char *a, const char *b)
+{
+    return a[0] != '\0' ? a : b;
+}
+
+/* Consul 1.22 gives several ports by name and copies the default one into Port; older agents in
+   front of newer servers leave Port 0, which is no port to call. */
+static uint16_t sdci_entry_port(const sdc_entries *e)
+{
+    const sdci_item *items = (const sdci_item *)(void *)e->ports.ptr;
+    size_t num = e->ports.len / sizeof *items;
+
+    if (e->numbers[SDCI_PORT] != 0 || num == 0) {
+        return e->numbers[SDCI_PORT];
+    }
+    for (size_t i = 0; i < num; i++) {
+        if (items[i].is_default) {
+            return items[i].port;
+        }
+    }
+    return items[0].port;
+}
+
+static uint32_t sdci_entry_weight(const sdc_entries *e, sdc_status status)
+{
+    if (status == SDC_STATUS_PASSING) {
+        return e->numbers[SDCI_WEIGHT_PASSING];
+    }
+    return status == SDC_STATUS_WARNING ? e->numbers[SDCI_WEIGHT_WARNING] : 0;
+}
+
+/* "host:port", with brackets round an IPv6 host. */
+static void sdci_put_addr(sdci_buf *buf, const char *host, uint16_t port)
+{
+    bool is_bare_ipv6 = strchr(host, ':') != NULL && host[0] != '[';
+
+    sdci_put_text(buf, is_bare_ipv6 ? "[" : "");
+    sdci_put_text(buf, host);
+    sdci_put_text(buf, is_bare_ipv6 ? "]:" : ":");
+    sdci_put_u64(buf, port);
+}
+
+/* Writes the instance's addr behind the other text. Answers where it starts. */
+static size_t sdci_entry_addr(sdc_entries *e, sdci_field address, uint16_t port)
+{
+    size_t at = e->text.len;
+
+    if (e->fields[SDCI_SOCKET_PATH].len > 0) {
+        sdci_put_text(&e->text, "unix:");
+        if (sdci_buf_reserve(&e->text, e->fields[SDCI_SOCKET_PATH].len)) {
+            sdci_put_text(&e->text, sdci_field_text(e, SDCI_SOCKET_PATH));
+        }
+    } else if (sdci_buf_reserve(&e->text, (size_t)e->fields[address].len + 16)) {
+        sdci_put_addr(&e->text, sdci_field_text(e, address), port);
+    }
+    sdci_put_char(&e->text, '\0');
+    return at;
+}
+
+/* All texts are final from here on: pointers into them hold until the next entry. */
+static void sdci_entry_strings(const sdc_entries *e, sdc_instance *out)
+{
+    out->socket_path = sdci_field_text(e, SDCI_SOCKET_PATH);
+    out->id = sdci_field_text(e, SDCI_ID);
+    out->service = sdci_field_text(e, SDCI_SERVICE);
+    out->node = sdci_field_text(e, SDCI_NODE);
+    out->datacenter = sdci_field_text(e, SDCI_DATACENTER);
+    out->ns = sdci_field_text(e, SDCI_NS);
+    out->partition = sdci_first_of(sdci_field_text(e, SDCI_PARTITION),
+                                   sdci_field_text(e, SDCI_NODE_PARTITION));
+    out->peer = sdci_first_of(sdci_field_text(e, SDCI_PEER), sdci_field_text(e, SDCI_NODE_PEER));
+    bool has_own = e->fields[SDCI_REGION].len > 0 || e->fields[SDCI_ZONE].len > 0;
+    out->region = sdci_field_text(e, has_own ? SDCI_REGION : SDCI_NODE_REGION);
+    out->zone = sdci_field_text(e, has_own ? SDCI_ZONE : SDCI_NODE_ZONE);
+}
+
+static void sdci_entry_emit(sdc_entries *e, sdci_field address)
+{
+    sdc_instance out;
+
+    memset(&out, 0, sizeof out);
+    out.port = sdci_entry_port(e);
+    out.status = e->status == SDC_STATUS_UNSET ? SDC_STATUS_PASSING : e->status;
+    out.weight = sdci_entry_weight(e, out.status);
+    size_t addr_at = sdci_entry_addr(e, address, out.port);
+    if (e->text.err != SDC_OK) {
+        return;
+    }
+    out.addr = e->text.ptr + addr_at;
+    out.host = sdci_field_text(e, address);
+    sdci_entry_strings(e, &out);
+    if (!sdci_entry_arrays(e, &out)) {
+        return;
+    }
+    sdc_err err = e->fn(e->user, &out);
+    if (err != SDC_OK) {
+        sdci_json_fail(&e->json, err, NULL);
+    }
+}
+
+static void sdci_entries_leave_out(sdc_entries *e, const char *why)
+{
+    if (e->skipped_fn != NULL) {
+        e->skipped_fn(e->user, e->num_entries, why);
+    }
+    e->num_skipped++;
+    e->num_entries++;
+}
+
+static void sdci_entry_done(sdc_entries *e)
+{
+    sdci_field address = e->fields[SDCI_ADDRESS].len > 0 ? SDCI_ADDRESS : SDCI_NODE_ADDRESS;
+    bool is_unix = e->fields[SDCI_SOCKET_PATH].len > 0;
+
+    if (!is_unix && e->fields[address].len == 0) {
+        sdci_entry_bad(e, "no address");
+    } else if (!is_unix && sdci_is_space_or_control(sdci_field_text(e, address))) {
+        sdci_entry_bad(e, "a space or control character in the address");
+    } else if (!is_unix && sdci_entry_port(e) == 0) {
+        sdci_entry_bad(e, "no port");
+    }
+    if (e->bad == NULL) {
+        sdci_entry_emit(e, address);
+        e->num_entries++;
+    } else {
+        sdci_entries_leave_out(e, e->bad);
+    }
+}
+
+static void sdci_entries_leave(sdc_entries *e)
+{
+    sdci_place place = sdci_entries_place(e);
+
+    e->depth--;
+    if (place == SDCI_AT_ENTRY) {
+        sdci_entry_done(e);
+    } else if (place == SDCI_AT_CHECK) {
+        sdci_check_done(e);
+    } else if (place == SDCI_AT_PORT) {
+        sdci_item_done(e, &e->ports, e->fields[SDCI_ITEM_NAME]);
+    } else if (place == SDCI_AT_TAGGED_ITEM) {
+        sdci_item_done(e, &e->tagged, e->key);
+    }
+}
+
+/* -- From JSON events to entries -- */
+
+static const sdci_member *sdci_find_member(sdci_place place, sdci_str name)
+{
+    const sdci_member *m = sdci_members_of[place];
+
+    while (m->name != NULL && (strlen(m->name) != name.len ||
+                               memcmp(m->name, name.ptr, name.len) != 0)) {
+        m++;
+    }
+    return m;
+}
+
+static void sdci_entries_on_key(sdc_entries *e, sdci_str name)
+{
+    e->member = sdci_find_member(sdci_entries_place(e), name);
+    e->json.keeps_text = e->member->type != SDCI_SKIP;
+    if (e->member->name == NULL && e->member->type != SDCI_SKIP) {
+        e->key = sdci_entry_keep(e, name);
+    }
+}
+
+/* A value of another type than its place has. Outside an entry that is the end of the answer, or
+   of this item of it; inside, of the entry. */
+static void sdci_entries_wrong(sdc_entries *e)
+{
+    static const char *const why[] = {
+        "", "a value is not a string", "a port or weight is not an integer from 0 to 65535",
+        "a port's Default is neither true nor false", "a value is not an object",
+        "a value is not an array", "a tag is not a string", "a meta value is not a string"
+    };
+
+    if (sdci_entries_place(e) == SDCI_AT_TOP) {
+        sdci_json_fail(&e->json, SDC_ERR_SHAPE, "the answer is not an array");
+    } else if (sdci_entries_place(e) == SDCI_AT_LIST) {
+        sdci_entries_leave_out(e, "not an object");
+    } else {
+        sdci_entry_bad(e, why[e->member->type]);
+    }
+}
+
+static void sdci_entries_on_number(sdc_entries *e, sdci_str text)
+{
+    uint64_t value = 0;
+
+    if (e->member->type == SDCI_UINT16 && sdci_parse_u64(text, 65535, &value)) {
+        e->numbers[e->member->target] = (uint16_t)value;
+    } else {
+        sdci_entries_wrong(e);
+    }
+}
+
+static void sdci_entries_on_string(sdc_entries *e, sdci_str text)
+{
+    sdci_pair pair;
+
+    if (e->member->type == SDCI_STRING) {
+        e->fields[e->member->target] = sdci_entry_keep(e, text);
+    } else if (e->member->type == SDCI_TAG) {
+        sdci_span tag = sdci_entry_keep(e, text);
+        sdci_entry_push(e, &e->tags, &tag, sizeof tag);
+    } else if (e->member->type == SDCI_META) {
+        pair.key = e->key;
+        pair.value = sdci_entry_keep(e, text);
+        sdci_entry_push(e, &e->meta, &pair, sizeof pair);
+    } else {
+        sdci_entries_wrong(e);
+    }
+}
+
+/* Go writes null for what is not set. An item of a list is not a thing that can be unset. */
+static void sdci_entries_on_null(sdc_entries *e)
+{
+    const sdci_member *m = e->member;
+
+    if (m->name == NULL) {
+        sdci_entries_wrong(e);
+    } else if (m->type == SDCI_STRING) {
+        memset(&e->fields[m->target], 0, sizeof e->fields[0]);
+    } else if (m->type == SDCI_UINT16 || m->type == SDCI_BOOL) {
+        e->numbers[m->target] = m->target == SDCI_WEIGHT_PASSING ? 1 : 0;
+    } else {
+        sdci_entries_clear(e, (sdci_place)m->target);
+    }
+}
+
+static void sdci_entries_on_scalar(sdc_entries *e, sdc_json_kind kind, sdci_str text)
+{
+    if (e->member->type == SDCI_SKIP) {
+        return;
+    }
+    if (kind == SDC_JSON_STRING) {
+        sdci_entries_on_string(e, text);
+    } else if (kind == SDC_JSON_NUMBER) {
+        sdci_entries_on_number(e, text);
+    } else if (kind == SDC_JSON_NULL) {
+        sdci_entries_on_null(e);
+    } else if (e->member->type == SDCI_BOOL) {
+        e->numbers[e->member->target] = kind == SDC_JSON_TRUE;
+    } else {
+        sdci_entries_wrong(e);
+    }
+}
+
+/* Goes into a container that is wanted, and counts its way out of one that is not. */
+static void sdci_entries_on_open(sdc_entries *e, sdc_json_kind kind)
+{
+    sdci_type type = e->member->type;
+
+    if (type == (kind == SDC_JSON_OBJECT ? SDCI_OBJECT : SDCI_ARRAY)) {
+        sdci_entries_enter(e, (sdci_place)e->member->target);
+        return;
+    }
+    if (type != SDCI_SKIP) {
+        sdci_entries_wrong(e);
+    }
+    e->skip_depth = 1;
+}
+
+static void sdci_entries_in_skipped(sdc_entries *e, sdc_json_kind kind)
+{
+    if (kind == SDC_JSON_OBJECT || kind == SDC_JSON_ARRAY) {
+        e->skip_depth++;
+    } else if (kind == SDC_JSON_OBJECT_END || kind == SDC_JSON_ARRAY_END) {
+        e->skip_depth--;
+    }
+}
+
+static void sdci_entries_on_token(sdc_entries *e, sdc_json_kind kind, sdci_str text)
+{
+    if (e->skip_depth > 0) {
+        sdci_entries_in_skipped(e, kind);
+    } else if (kind == SDC_JSON_OBJECT || kind == SDC_JSON_ARRAY) {
+        sdci_entries_on_open(e, kind);
+    } else if (kind == SDC_JSON_OBJECT_END || kind == SDC_JSON_ARRAY_END) {
+        sdci_entries_leave(e);
+    } else {
+        sdci_entries_on_scalar(e, kind, text);
+    }
+    /* the next token is an item of the array here, or a name, and only names may be unwanted */
+    e->json.keeps_text = e->skip_depth == 0;
+    e->member = sdci_members_of[sdci_entries_place(e)];
+}
+
+/* Too much text makes the entry unusable; no memory ends the answer. */
+static void sdci_entries_check_memory(sdc_entries *e)
+{
+    sdci_buf *bufs[] = { &e->text, &e->tags, &e->meta, &e->tagged, &e->ports, &e->arrays };
+
+    for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) {
+        if (bufs[i]->err == SDC_ERR_LIMIT) {
+            sdci_entry_bad(e, "more than 1 MiB of text");
+        } else if (bufs[i]->err != SDC_OK) {
+            sdci_json_fail(&e->json, bufs[i]->err, NULL);
+        }
+    }
+}
+
+static sdc_err sdci_entries_on_json(void *user, sdc_json_kind kind, const char *text, size_t len)
+{
+    sdc_entries *e = (sdc_entries *)user;
+
+    if (kind == SDC_JSON_KEY && e->skip_depth == 0) {
+        sdci_entries_on_key(e, sdci_slice(text, len));
+    } else {
+        sdci_entries_on_token(e, kind, sdci_slice(text, len));
+    }
+    sdci_entries_check_memory(e);
+    return e->json.fault.code;
+}
+
+/* -- The decoder -- */
+
+static void sdci_entries_reset(sdc_entries *e)
+{
+    sdci_json_reset(&e->json);
+    sdci_entry_reset(e);
+    sdci_buf_clear(&e->arrays);
+    e->num_entries = 0;
+    e->num_skipped = 0;
+    e->skip_depth = 0;
+    e->depth = 0;
+    e->places[0] = SDCI_AT_TOP;
+    e->member = sdci_members_of[SDCI_AT_TOP];
+}
+
+static void sdci_entries_init(sdc_entries *e, const sdc_allocator *allocator, sdc_instance_fn fn,
+                              sdci_skipped_fn skipped_fn, void *user)
+{
+    memset(e, 0, sizeof *e);
+    sdci_json_init(&e->json, allocator, sdci_entries_on_json, e);
+    e->fn = fn;
+    e->skipped_fn = skipped_fn;
+    e->user = user;
+    sdci_buf_init(&e->text, allocator, SDCI_ENTRY_TEXT_MAX);
+    sdci_buf_init(&e->tags, allocator, SDCI_ENTRY_ITEMS_MAX * sizeof(sdci_span));
+    sdci_buf_init(&e->meta, allocator, SDCI_ENTRY_ITEMS_MAX * sizeof(sdci_pair));
+    sdci_buf_init(&e->tagged, allocator, SDCI_ENTRY_ITEMS_MAX * sizeof(sdci_item));
+    sdci_buf_init(&e->ports, allocator, SDCI_ENTRY_ITEMS_MAX * sizeof(sdci_item));
+    sdci_buf_init(&e->arrays, allocator, SIZE_MAX);
+    sdci_entries_reset(e);
+}
+
+static void sdci_entries_deinit(sdc_entries *e)
+{
+    sdci_json_deinit(&e->json);
+    sdci_buf_deinit(&e->text);
+    sdci_buf_deinit(&e->tags);
+    sdci_buf_deinit(&e->meta);
+    sdci_buf_deinit(&e->tagged);
+    sdci_buf_deinit(&e->ports);
+    sdci_buf_deinit(&e->arrays);
+}
+
+sdc_err sdc_entries_feed(sdc_entries *entries, const void *bytes, size_t len)
+{
+    return sdc_json_feed(&entries->json, bytes, len);
+}
+
+sdc_err sdc_entries_finish(sdc_entries *entries)
+{
+    return sdc_json_finish(&entries->json);
+}
+
+void sdc_entries_error(const sdc_entries *entries, sdc_error *out)
+{
+    sdc_json_error(&entries->json, out);
+}
+
+uint64_t sdc_entries_skipped(const sdc_entries *entries)
+{
+    return entries->num_skipped;
+}
+
+void sdc_entries_reset(sdc_entries *entries)
+{
+    sdci_entries_reset(entries);
+}
+
+sdc_err sdc_entries_create(const sdc_allocator *allocator, sdc_instance_fn fn, void *user,
+                           sdc_entries **out)
+{
+    sdc_allocator own = sdci_allocator_or_malloc(allocator);
+
+    *out = NULL;
+    if (fn == NULL) {
+        return SDC_ERR_ARG;
+    }
+    sdc_entries *e = (sdc_entries *)sdci_new(&own, sizeof *e);
+    if (e == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    sdci_entries_init(e, NULL, fn, NULL, user);
+    e->own = own;
+    sdci_buf *bufs[] = { &e->json.text, &e->text, &e->tags, &e->meta, &e->tagged, &e->ports,
+                         &e->arrays };
+    for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) {
+        bufs[i]->allocator = &e->own;
+    }
+    *out = e;
+    return SDC_OK;
+}
+
+void sdc_entries_destroy(sdc_entries *entries)
+{
+    if (entries != NULL) {
+        sdc_allocator own = entries->own;
+        sdci_entries_deinit(entries);
+        sdci_free(&own, entries, sizeof *entries);
+    }
+}
 #endif
