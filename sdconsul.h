@@ -2840,4 +2840,792 @@ void sdc_entries_destroy(sdc_entries *entries)
         sdci_free(&own, entries, sizeof *entries);
     }
 }
+
+/* ---- URLs ---------------------------------------------------- [sdc:url] --
+   The agent's address taken apart, and what a caller passes made safe to
+   stand in a request line. Everything but RFC 3986's unreserved characters is
+   percent-encoded, so nothing can add a parameter, a line or a header.
+   ------------------------------------------------------------------------- */
+
+static bool sdci_is_unreserved(char c)
+{
+    char l = sdci_lower(c);
+
+    return (l >= 'a' && l <= 'z') || sdci_is_digit(c) || c == '-' || c == '.' || c == '_' ||
+           c == '~';
+}
+
+static void sdci_put_escaped(sdci_buf *buf, const char *text)
+{
+    static const char digits[] = "0123456789ABCDEF";
+
+    for (; *text != '\0'; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (sdci_is_unreserved(*text)) {
+            sdci_put_char(buf, *text);
+        } else {
+            sdci_put_char(buf, '%');
+            sdci_put_char(buf, digits[c >> 4]);
+            sdci_put_char(buf, digits[c & 15]);
+        }
+    }
+}
+
+/* The code point at *p of a UTF-8 text, moving *p behind it; a byte that is not UTF-8 counts as
+   itself, and only what Consul's printable check would refuse matters to the caller. */
+static uint32_t sdci_code_point(const unsigned char **p)
+{
+    const unsigned char *s = *p;
+
+    if (s[0] >= 0xC2 && s[0] <= 0xDF && (s[1] & 0xC0) == 0x80) {
+        *p += 2;
+        return (uint32_t)(s[0] & 0x1F) << 6 | (s[1] & 0x3Fu);
+    }
+    if ((s[0] & 0xF0) == 0xE0 && (s[1] & 0xC0) == 0x80 && (s[2] & 0xC0) == 0x80) {
+        *p += 3;
+        return (uint32_t)(s[0] & 0x0F) << 12 | (uint32_t)(s[1] & 0x3F) << 6 | (s[2] & 0x3Fu);
+    }
+    *p += 1;
+    return s[0] < 0x80 ? s[0] : 'x';
+}
+
+/* Control characters, and the spaces and format characters that look like nothing or like an
+   ordinary space: Consul answers 400 with an empty body to those in a path. */
+static bool sdci_has_unprintable(const char *text)
+{
+    const unsigned char *p = (const unsigned char *)text;
+
+    while (*p != '\0') {
+        uint32_t c = sdci_code_point(&p);
+        if (c < 0x20 || (c >= 0x7F && c <= 0xA0) || c == 0xAD || c == 0x1680 ||
+            (c >= 0x2000 && c <= 0x200F) || (c >= 0x2028 && c <= 0x202F) ||
+            (c >= 0x205F && c <= 0x206F) || c == 0x3000 || c == 0xFEFF) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* True if a part of the path, between slashes, is empty, "." or "..": agents redirect those, in
+   some versions even when they come percent-encoded. */
+static bool sdci_has_dot_part(const char *text)
+{
+    for (;;) {
+        size_t len = strcspn(text, "/");
+        if (len == 0 || (len == 1 && text[0] == '.') ||
+            (len == 2 && text[0] == '.' && text[1] == '.')) {
+            return true;
+        }
+        if (text[len] == '\0') {
+            return false;
+        }
+        text += len + 1;
+    }
+}
+
+/* A name or ID that can stand in a path. `field` is what the caller calls it. */
+static sdc_err sdci_check_path_part(const char *field, const char *text, sdc_error *error)
+{
+    if (sdci_is_empty(text)) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s is missing", field);
+    }
+    if (sdci_has_unprintable(text)) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s has a character that is not printable", field);
+    }
+    if (sdci_has_dot_part(text)) {
+        return sdci_fail(error, SDC_ERR_ARG,
+                         "%s has an empty, \".\" or \"..\" part between slashes: \"%.80s\"", field,
+                         text);
+    }
+    return SDC_OK;
+}
+
+/* -- The agent's address -- */
+
+typedef struct sdci_address {
+    sdci_str host;              /* without brackets */
+    sdci_str prefix;            /* "" or "/...", without a slash at its end */
+    sdci_str path;              /* of a unix socket */
+    uint16_t port;
+    bool is_ipv6, is_unix, tls;
+} sdci_address;
+
+static bool sdci_starts_with(sdci_str text, const char *start, sdci_str *rest)
+{
+    size_t len = strlen(start);
+
+    if (text.len < len || memcmp(text.ptr, start, len) != 0) {
+        return false;
+    }
+    *rest = sdci_slice(text.ptr + len, text.len - len);
+    return true;
+}
+
+static sdc_err sdci_bad_address(sdc_error *error, sdci_str address, const char *why)
+{
+    return sdci_fail(error, SDC_ERR_ARG, "address \"%.*s\": %s", (int)sdci_min(address.len, 100),
+                     address.ptr, why);
+}
+
+/* "host", "host:port", "[v6]" or "[v6]:port". */
+static const char *sdci_parse_authority(sdci_str text, sdci_address *out)
+{
+    const char *colon = text.len > 0 ? (const char *)memchr(text.ptr, ':', text.len) : NULL;
+    sdci_str port = sdci_slice("", 0);
+    uint64_t number = 0;
+
+    if (text.len > 0 && text.ptr[0] == '[') {
+        const char *bracket = (const char *)memchr(text.ptr, ']', text.len);
+        if (bracket == NULL) {
+            return "']' is missing";
+        }
+        out->is_ipv6 = true;
+        out->host = sdci_slice(text.ptr + 1, (size_t)(bracket - text.ptr) - 1);
+        colon = bracket + 1 < text.ptr + text.len ? bracket + 1 : NULL;
+        if (colon != NULL && *colon != ':') {
+            return "only a port may follow ']'";
+        }
+    } else {
+        out->host = colon == NULL ? text : sdci_slice(text.ptr, (size_t)(colon - text.ptr));
+    }
+    if (out->host.len == 0) {
+        return "the host is missing";
+    }
+    if (colon == NULL) {
+        return NULL;
+    }
+    port = sdci_slice(colon + 1, (size_t)(text.ptr + text.len - colon) - 1);
+    if (memchr(port.ptr, ':', port.len) != NULL) {
+        return "an IPv6 host needs brackets";
+    }
+    if (!sdci_parse_u64(port, 65535, &number) || number == 0) {
+        return "the port is not a number from 1 to 65535";
+    }
+    out->port = (uint16_t)number;
+    return NULL;
+}
+
+/* What no part of an address may hold; a list of several agents would need a comma. */
+static const char *sdci_address_nonsense(sdci_str text)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.ptr[i];
+        if (sdci_is_control(c) || c == ' ') {
+            return "it has a space or control character";
+        }
+        if (c == '?' || c == '#' || c == '@') {
+            return "only host, port and path may be in it";
+        }
+        if (c == ',') {
+            return "only one agent can be named";
+        }
+    }
+    return NULL;
+}
+
+/* Without a scheme the port is Consul's, with one it is the scheme's, as for the official client. */
+static sdc_err sdci_parse_address(const char *address, sdci_address *out, sdc_error *error)
+{
+    sdci_str text = sdci_str_of(address);
+    sdci_str rest = text;
+
+    memset(out, 0, sizeof *out);
+    out->port = 8500;
+    if (sdci_starts_with(text, "unix://", &rest)) {
+        out->is_unix = true;
+        out->path = rest;
+        out->host = sdci_str_of("localhost");
+        return rest.len > 0 ? SDC_OK : sdci_bad_address(error, text, "the path is missing");
+    }
+    if (sdci_starts_with(text, "https://", &rest)) {
+        out->tls = true;
+        out->port = 443;
+    } else if (sdci_starts_with(text, "http://", &rest)) {
+        out->port = 80;
+    } else if (strstr(address, "://") != NULL) {
+        return sdci_bad_address(error, text, "the scheme is not http, https or unix");
+    }
+    const char *why = sdci_address_nonsense(rest);
+    if (why != NULL) {
+        return sdci_bad_address(error, text, why);
+    }
+    size_t len = 0;
+    while (len < rest.len && rest.ptr[len] != '/') {
+        len++;
+    }
+    out->prefix = sdci_slice(rest.ptr + len, rest.len - len);
+    while (out->prefix.len > 0 && out->prefix.ptr[out->prefix.len - 1] == '/') {
+        out->prefix.len--;
+    }
+    why = sdci_parse_authority(sdci_slice(rest.ptr, len), out);
+    return why == NULL ? SDC_OK : sdci_bad_address(error, text, why);
+}
+
+/* -- Base64, for basic authentication (RFC 7617) -- */
+
+static void sdci_put_base64(sdci_buf *buf, sdci_str text)
+{
+    static const char digits[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+    for (size_t i = 0; i < text.len; i += 3) {
+        uint32_t bits = (uint32_t)(unsigned char)text.ptr[i] << 16;
+        bits |= i + 1 < text.len ? (uint32_t)(unsigned char)text.ptr[i + 1] << 8 : 0;
+        bits |= i + 2 < text.len ? (uint32_t)(unsigned char)text.ptr[i + 2] : 0;
+        sdci_put_char(buf, digits[bits >> 18]);
+        sdci_put_char(buf, digits[bits >> 12 & 63]);
+        sdci_put_char(buf, i + 1 < text.len ? digits[bits >> 6 & 63] : '=');
+        sdci_put_char(buf, i + 2 < text.len ? digits[bits & 63] : '=');
+    }
+}
+
+/* ---- HTTP --------------------------------------------------- [sdc:http] --
+   One HTTP/1.x response (RFC 9112): status line, fields, then a body by
+   length, by chunks or up to the end of the connection. Takes bytes, yields
+   events; knows no socket and no clock.
+
+   It is strict, because it talks to one kind of server and a framing that two
+   sides read differently is how answers get mixed up: both Content-Length and
+   Transfer-Encoding, two lengths, a coding other than chunked, a bare LF, a
+   malformed chunk size are errors. A short body is an error, never data.
+
+     STATUS_LINE --> FIELDS --1xx--> STATUS_LINE
+                       |--no body-----------------------------> COMPLETE
+                       |--Content-Length--> LENGTH_BODY ------>    ^
+                       |--chunked--> CHUNK_SIZE --0--> TRAILERS ---'
+                       |                |  ^  '--';'--> CHUNK_EXTENSION
+                       |                v  |
+                       |            CHUNK_DATA --> CHUNK_END
+                       '--neither--> CLOSE_BODY --peer closes--> COMPLETE
+   ------------------------------------------------------------------------- */
+
+#define SDCI_HTTP_HEAD_MAX ((size_t)64 << 10)
+
+typedef enum sdci_http_state {
+    SDCI_HTTP_STATUS_LINE,      /* until its CRLF                                     */
+    SDCI_HTTP_FIELDS,           /* until an empty line                                */
+    SDCI_HTTP_LENGTH_BODY,      /* `left` bytes to come                               */
+    SDCI_HTTP_CLOSE_BODY,       /* until the peer closes                              */
+    SDCI_HTTP_CHUNK_SIZE,       /* in its digits                                      */
+    SDCI_HTTP_CHUNK_EXTENSION,  /* after them, until CR                               */
+    SDCI_HTTP_CHUNK_SIZE_LF,
+    SDCI_HTTP_CHUNK_DATA,       /* `left` bytes to come                               */
+    SDCI_HTTP_CHUNK_END_CR,
+    SDCI_HTTP_CHUNK_END_LF,
+    SDCI_HTTP_TRAILERS,         /* as fields, until an empty line; nobody sees them   */
+    SDCI_HTTP_COMPLETE          /* further bytes are not of this response             */
+} sdci_http_state;
+
+struct sdc_http {
+    sdc_http_handler handler;
+    sdc_allocator own;          /* of a decoder that sdc_http_create made */
+    sdci_buf line;              /* the newest field, and the line being read behind it */
+    size_t line_at;             /* where that line begins */
+    sdci_fault fault;
+    uint64_t offset;            /* bytes before the current feed */
+    uint64_t left;              /* of the body or chunk */
+    uint64_t length;            /* Content-Length, if has_length */
+    uint64_t body_bytes, body_max;
+    size_t head_bytes, head_max;    /* everything that is not body counts */
+    int status;
+    sdci_http_state state;
+    uint8_t num_digits;         /* of a chunk size */
+    bool has_length, is_chunked, is_1_0, says_close, says_keep_alive;
+};
+
+static void sdci_http_reset(sdc_http *http)
+{
+    sdci_buf_clear(&http->line);
+    memset(&http->fault, 0, sizeof http->fault);
+    http->offset = 0;
+    http->left = 0;
+    http->length = 0;
+    http->body_bytes = 0;
+    http->head_bytes = 0;
+    http->status = 0;
+    http->state = SDCI_HTTP_STATUS_LINE;
+    http->num_digits = 0;
+    http->line_at = 0;
+    http->has_length = false;
+    http->is_chunked = false;
+    http->is_1_0 = false;
+    http->says_close = false;
+    http->says_keep_alive = false;
+}
+
+static void sdci_http_init(sdc_http *http, const sdc_allocator *allocator,
+                           const sdc_http_handler *handler, size_t head_max, uint64_t body_max)
+{
+    memset(http, 0, sizeof *http);
+    http->handler = *handler;
+    http->head_max = head_max;
+    http->body_max = body_max;
+    sdci_buf_init(&http->line, allocator, head_max + 1);
+    sdci_http_reset(http);
+}
+
+static void sdci_http_deinit(sdc_http *http)
+{
+    sdci_buf_deinit(&http->line);
+}
+
+static sdc_err sdci_http_fail(sdc_http *http, sdc_err code, const char *what)
+{
+    if (http->fault.code == SDC_OK) {
+        http->fault.code = code;
+        http->fault.what = what;
+    }
+    return http->fault.code;
+}
+
+/* -- The head -- */
+
+/* "HTTP/1.1 200 OK"; the reason may be empty, and the space before it missing. */
+static sdc_err sdci_http_status_line(sdc_http *http, sdci_str line)
+{
+    uint64_t status = 0;
+    bool is_http = line.len >= 12 && memcmp(line.ptr, "HTTP/1.", 7) == 0 &&
+                   sdci_is_digit(line.ptr[7]) && line.ptr[8] == ' ' &&
+                   sdci_parse_u64(sdci_slice(line.ptr + 9, 3), 999, &status) &&
+                   (line.len == 12 || line.ptr[12] == ' ');
+
+    if (!is_http) {
+        return sdci_http_fail(http, SDC_ERR_HTTP, "the status line is not of HTTP/1.x");
+    }
+    if (status < 100 || status == 101) {
+        return sdci_http_fail(http, SDC_ERR_HTTP, "an impossible status");
+    }
+    http->is_1_0 = line.ptr[7] == '0';
+    http->status = (int)status;
+    http->state = SDCI_HTTP_FIELDS;
+    if (status >= 200 && http->handler.on_status != NULL) {
+        sdc_err err = http->handler.on_status(http->handler.user, http->status);
+        return err == SDC_OK ? SDC_OK : sdci_http_fail(http, err, NULL);
+    }
+    return SDC_OK;
+}
+
+/* Characters of a field name (RFC 9110, 5.6.2). */
+static bool sdci_http_is_token(sdci_str text)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        char c = sdci_lower(text.ptr[i]);
+        bool is_alnum = (c >= 'a' && c <= 'z') || sdci_is_digit(c);
+        if (!is_alnum && (c == '\0' || strchr("!#$%&'*+-.^_`|~", c) == NULL)) {
+            return false;
+        }
+    }
+    return text.len > 0;
+}
+
+/* A length that comes twice with the same value is one length (RFC 9110, 8.6). */
+static sdc_err sdci_http_content_length(sdc_http *http, sdci_str value)
+{
+    uint64_t length = 0;
+
+    if (!sdci_parse_u64(value, UINT64_MAX, &length)) {
+        return sdci_http_fail(http, SDC_ERR_HTTP, "Content-Length is not a number");
+    }
+    if (http->has_length && http->length != length) {
+        return sdci_http_fail(http, SDC_ERR_HTTP, "two Content-Lengths that differ");
+    }
+    http->has_length = true;
+    http->length = length;
+    return SDC_OK;
+}
+
+/* One option of a Connection field, which is a list. */
+static void sdci_http_connection(sdc_http *http, sdci_str value)
+{
+    while (value.len > 0) {
+        size_t len = 0;
+        while (len < value.len && value.ptr[len] != ',') {
+            len++;
+        }
+        sdci_str option = sdci_trim(sdci_slice(value.ptr, len));
+        if (sdci_equal_nocase(option, sdci_str_of("close"))) {
+            http->says_close = true;
+        } else if (sdci_equal_nocase(option, sdci_str_of("keep-alive"))) {
+            http->says_keep_alive = true;
+        }
+        len += len < value.len ? 1 : 0;
+        value = sdci_slice(value.ptr + len, value.len - len);
+    }
+}
+
+static sdc_err sdci_http_framing_field(sdc_http *http, sdci_str name, sdci_str value)
+{
+    if (sdci_equal_nocase(name, sdci_str_of("Content-Length"))) {
+        return sdci_http_content_length(http, value);
+    }
+    if (sdci_equal_nocase(name, sdci_str_of("Transfer-Encoding"))) {
+        if (http->is_chunked || !sdci_equal_nocase(value, sdci_str_of("chunked"))) {
+            return sdci_http_fail(http, SDC_ERR_HTTP, "a transfer coding other than chunked");
+        }
+        http->is_chunked = true;
+    } else if (sdci_equal_nocase(name, sdci_str_of("Connection"))) {
+        sdci_http_connection(http, value);
+    }
+    return SDC_OK;
+}
+
+/* A whole field, folded lines joined. Those of a 1xx and of the trailer are checked for form
+   alone. */
+static sdc_err sdci_http_field(sdc_http *http, sdci_str line)
+{
+    const char *colon = (const char *)memchr(line.ptr, ':', line.len);
+
+    if (colon == NULL || !sdci_http_is_token(sdci_slice(line.ptr, (size_t)(colon - line.ptr)))) {
+        return sdci_http_fail(http, SDC_ERR_HTTP, "a malformed header field");
+    }
+    sdci_str name = sdci_slice(line.ptr, (size_t)(colon - line.ptr));
+    sdci_str value = sdci_trim(sdci_slice(colon + 1, line.len - name.len - 1));
+    for (size_t i = 0; i < value.len; i++) {
+        if (sdci_is_control(value.ptr[i]) && value.ptr[i] != '\t') {
+            return sdci_http_fail(http, SDC_ERR_HTTP, "a control character in a header field");
+        }
+    }
+    if (http->state != SDCI_HTTP_FIELDS || http->status < 200) {
+        return SDC_OK;
+    }
+    sdc_err err = sdci_http_framing_field(http, name, value);
+    if (err == SDC_OK && http->handler.on_header != NULL) {
+        err = http->handler.on_header(http->handler.user, name.ptr, name.len, value.ptr,
+                                      value.len);
+    }
+    return err == SDC_OK ? SDC_OK : sdci_http_fail(http, err, NULL);
+}
+
+/* The empty line: what the body is made of (RFC 9112, 6.3). */
+static sdc_err sdci_http_head_done(sdc_http *http)
+{
+    bool has_no_body = http->status == 204 || http->status == 304;
+
+    if (http->state == SDCI_HTTP_TRAILERS) {
+        http->state = SDCI_HTTP_COMPLETE;
+        return SDC_OK;
+    }
+    if (http->status < 200) {
+        http->state = SDCI_HTTP_STATUS_LINE;
+        return SDC_OK;
+    }
+    if (http->is_chunked && (http->has_length || http->is_1_0)) {
+        return sdci_http_fail(http, SDC_ERR_HTTP, http->is_1_0
+                                  ? "chunks in an answer of HTTP/1.0"
+                                  : "both Content-Length and Transfer-Encoding");
+    }
+    if (http->has_length && http->length > http->body_max) {
+        return sdci_http_fail(http, SDC_ERR_LIMIT, "the body is longer than max_body_bytes");
+    }
+    http->left = http->length;
+    if (has_no_body || (http->has_length && http->length == 0)) {
+        http->state = SDCI_HTTP_COMPLETE;
+    } else if (http->has_length) {
+        http->state = SDCI_HTTP_LENGTH_BODY;
+    } else {
+        http->state = http->is_chunked ? SDCI_HTTP_CHUNK_SIZE : SDCI_HTTP_CLOSE_BODY;
+    }
+    return SDC_OK;
+}
+
+/* `line` holds the newest whole field and behind it, from line_at on, the line being read: only a
+   line that does not begin with a space shows that the field before it was whole. The others are
+   folds, which a client reads as one space (RFC 9112, 5.2). */
+static sdc_err sdci_http_flush_field(sdc_http *http)
+{
+    sdc_err err = SDC_OK;
+
+    if (http->line_at > 0) {
+        err = sdci_http_field(http, sdci_slice(http->line.ptr, http->line_at));
+        memmove(http->line.ptr, http->line.ptr + http->line_at, http->line.len - http->line_at);
+        http->line.len -= http->line_at;
+        http->line_at = 0;
+    }
+    return err;
+}
+
+/* A line without its CRLF. */
+static sdc_err sdci_http_line_done(sdc_http *http)
+{
+    sdci_str line = sdci_buf_from(&http->line, http->line_at);
+
+    if (http->state == SDCI_HTTP_STATUS_LINE) {
+        sdc_err err = sdci_http_status_line(http, line);
+        sdci_buf_clear(&http->line);
+        return err;
+    }
+    if (line.len > 0 && (line.ptr[0] == ' ' || line.ptr[0] == '\t')) {
+        if (http->line_at == 0) {
+            return sdci_http_fail(http, SDC_ERR_HTTP, "a folded line without a field");
+        }
+        http->line_at = http->line.len;
+        return SDC_OK;
+    }
+    bool is_end = line.len == 0;
+    sdc_err err = sdci_http_flush_field(http);
+    if (err == SDC_OK && is_end) {
+        sdci_buf_clear(&http->line);
+        return sdci_http_head_done(http);
+    }
+    http->line_at = http->line.len;
+    return err;
+}
+
+static sdc_err sdci_http_count_head(sdc_http *http, size_t len)
+{
+    if (len > http->head_max - http->head_bytes) {
+        return sdci_http_fail(http, SDC_ERR_LIMIT, "the head is longer than max_head_bytes");
+    }
+    http->head_bytes += len;
+    return SDC_OK;
+}
+
+/* A peer that does not speak HTTP is told from its first bytes: it may never send a line end. */
+static sdc_err sdci_http_check_start(sdc_http *http)
+{
+    size_t len = (size_t)sdci_min(http->line.len, 7);
+
+    if (http->state == SDCI_HTTP_STATUS_LINE && memcmp(http->line.ptr, "HTTP/1.", len) != 0) {
+        return sdci_http_fail(http, SDC_ERR_HTTP, "the peer does not speak HTTP/1.x");
+    }
+    return SDC_OK;
+}
+
+/* Takes bytes up to the end of one line. */
+static size_t sdci_http_head(sdc_http *http, const char *bytes, size_t len)
+{
+    const char *lf = (const char *)memchr(bytes, '\n', len);
+    size_t taken = lf != NULL ? (size_t)(lf - bytes) + 1 : len;
+
+    if (sdci_http_count_head(http, taken) != SDC_OK) {
+        return 0;
+    }
+    sdci_put(&http->line, bytes, taken);
+    if (http->line.err != SDC_OK) {
+        (void)sdci_http_fail(http, http->line.err, NULL);
+        return 0;
+    }
+    if (sdci_http_check_start(http) != SDC_OK || lf == NULL) {
+        return taken;
+    }
+    sdci_str line = sdci_buf_from(&http->line, http->line_at);
+    if (line.len < 2 || line.ptr[line.len - 2] != '\r') {
+        (void)sdci_http_fail(http, SDC_ERR_HTTP, "a line of the head does not end in CRLF");
+        return taken;
+    }
+    http->line.len -= 2;
+    (void)sdci_http_line_done(http);
+    return taken;
+}
+
+/* -- The body -- */
+
+static void sdci_http_chunk_size_done(sdc_http *http)
+{
+    http->state = SDCI_HTTP_CHUNK_DATA;
+    if (http->left == 0) {
+        http->state = SDCI_HTTP_TRAILERS;
+    } else if (http->left > http->body_max - http->body_bytes) {
+        (void)sdci_http_fail(http, SDC_ERR_LIMIT, "the body is longer than max_body_bytes");
+    }
+    http->num_digits = 0;
+}
+
+static void sdci_http_chunk_size(sdc_http *http, char c)
+{
+    int digit = sdci_hex(c);
+
+    if (digit >= 0 && http->num_digits < 15) {
+        http->left = http->left * 16 + (uint64_t)digit;
+        http->num_digits++;
+    } else if (digit >= 0 || http->num_digits == 0) {
+        (void)sdci_http_fail(http, SDC_ERR_HTTP, "a malformed chunk size");
+    } else if (c == '\r') {
+        http->state = SDCI_HTTP_CHUNK_SIZE_LF;
+    } else if (c == ';' || c == ' ' || c == '\t') {
+        http->state = SDCI_HTTP_CHUNK_EXTENSION;
+    } else {
+        (void)sdci_http_fail(http, SDC_ERR_HTTP, "a malformed chunk size");
+    }
+}
+
+/* Extensions mean nothing here (RFC 9112, 7.1.1); they count as head, so that they end. */
+static void sdci_http_chunk_extension(sdc_http *http, char c)
+{
+    if (c == '\r') {
+        http->state = SDCI_HTTP_CHUNK_SIZE_LF;
+    } else if (sdci_is_control(c) && c != '\t') {
+        (void)sdci_http_fail(http, SDC_ERR_HTTP, "a malformed chunk extension");
+    } else {
+        (void)sdci_http_count_head(http, 1);
+    }
+}
+
+/* One byte of what stands round the chunks. */
+static void sdci_http_chunk_byte(sdc_http *http, char c)
+{
+    bool is_cr = http->state == SDCI_HTTP_CHUNK_END_CR;
+
+    if (http->state == SDCI_HTTP_CHUNK_SIZE) {
+        sdci_http_chunk_size(http, c);
+    } else if (http->state == SDCI_HTTP_CHUNK_EXTENSION) {
+        sdci_http_chunk_extension(http, c);
+    } else if (c != (is_cr ? '\r' : '\n')) {
+        (void)sdci_http_fail(http, SDC_ERR_HTTP, "a chunk does not end in CRLF");
+    } else if (is_cr) {
+        http->state = SDCI_HTTP_CHUNK_END_LF;
+    } else if (http->state == SDCI_HTTP_CHUNK_SIZE_LF) {
+        sdci_http_chunk_size_done(http);
+    } else {
+        http->state = SDCI_HTTP_CHUNK_SIZE;
+        http->left = 0;
+    }
+}
+
+static void sdci_http_body(sdc_http *http, const char *bytes, size_t len)
+{
+    http->body_bytes += len;
+    if (http->handler.on_body != NULL) {
+        sdc_err err = http->handler.on_body(http->handler.user, bytes, len);
+        if (err != SDC_OK) {
+            (void)sdci_http_fail(http, err, NULL);
+        }
+    }
+}
+
+/* A piece of a body or chunk whose length is known. */
+static size_t sdci_http_counted(sdc_http *http, const char *bytes, size_t len)
+{
+    size_t taken = (size_t)sdci_min(len, http->left);
+
+    http->left -= taken;
+    sdci_http_body(http, bytes, taken);
+    if (http->left == 0) {
+        http->state = http->state == SDCI_HTTP_CHUNK_DATA ? SDCI_HTTP_CHUNK_END_CR
+                                                          : SDCI_HTTP_COMPLETE;
+    }
+    return taken;
+}
+
+static size_t sdci_http_until_close(sdc_http *http, const char *bytes, size_t len)
+{
+    if (len > http->body_max - http->body_bytes) {
+        (void)sdci_http_fail(http, SDC_ERR_LIMIT, "the body is longer than max_body_bytes");
+        return 0;
+    }
+    sdci_http_body(http, bytes, len);
+    return len;
+}
+
+/* -- The decoder -- */
+
+/* Answers how many bytes it took: at least one where there is no fault. */
+static size_t sdci_http_some(sdc_http *http, const char *bytes, size_t len)
+{
+    switch (http->state) {
+    case SDCI_HTTP_STATUS_LINE:
+    case SDCI_HTTP_FIELDS:
+    case SDCI_HTTP_TRAILERS:
+        return sdci_http_head(http, bytes, len);
+    case SDCI_HTTP_LENGTH_BODY:
+    case SDCI_HTTP_CHUNK_DATA:
+        return sdci_http_counted(http, bytes, len);
+    case SDCI_HTTP_CLOSE_BODY:
+        return sdci_http_until_close(http, bytes, len);
+    case SDCI_HTTP_CHUNK_SIZE:
+    case SDCI_HTTP_CHUNK_EXTENSION:
+    case SDCI_HTTP_CHUNK_SIZE_LF:
+    case SDCI_HTTP_CHUNK_END_CR:
+    case SDCI_HTTP_CHUNK_END_LF:
+        sdci_http_chunk_byte(http, bytes[0]);
+        return 1;
+    case SDCI_HTTP_COMPLETE:
+        break;
+    }
+    return 0;
+}
+
+sdc_err sdc_http_feed(sdc_http *http, const void *bytes, size_t len, size_t *used)
+{
+    const char *start = (const char *)bytes;
+    size_t done = 0;
+
+    while (done < len && http->fault.code == SDC_OK && http->state != SDCI_HTTP_COMPLETE) {
+        size_t taken = sdci_http_some(http, start + done, len - done);
+        if (http->fault.code != SDC_OK) {
+            http->fault.at = http->offset + done;
+        }
+        done += taken;
+    }
+    http->offset += done;
+    *used = done;
+    return http->fault.code;
+}
+
+sdc_err sdc_http_finish(sdc_http *http)
+{
+    if (http->fault.code != SDC_OK) {
+        return http->fault.code;
+    }
+    if (http->state == SDCI_HTTP_CLOSE_BODY) {
+        http->state = SDCI_HTTP_COMPLETE;
+        http->says_close = true;
+    }
+    if (http->state != SDCI_HTTP_COMPLETE) {
+        http->fault.at = http->offset;
+        return sdci_http_fail(http, SDC_ERR_IO, "the connection ended before the answer did");
+    }
+    return SDC_OK;
+}
+
+bool sdc_http_is_complete(const sdc_http *http)
+{
+    return http->state == SDCI_HTTP_COMPLETE && http->fault.code == SDC_OK;
+}
+
+bool sdc_http_keeps_alive(const sdc_http *http)
+{
+    return sdc_http_is_complete(http) && !http->says_close &&
+           (!http->is_1_0 || http->says_keep_alive);
+}
+
+void sdc_http_error(const sdc_http *http, sdc_error *out)
+{
+    sdci_fault_tell(&http->fault, "HTTP", out);
+    out->http_status = http->status >= 200 ? http->status : 0;
+}
+
+void sdc_http_reset(sdc_http *http)
+{
+    sdci_http_reset(http);
+}
+
+sdc_err sdc_http_create(const sdc_allocator *allocator, const sdc_http_handler *handler,
+                        sdc_http **out)
+{
+    sdc_allocator own = sdci_allocator_or_malloc(allocator);
+
+    *out = NULL;
+    if (handler == NULL) {
+        return SDC_ERR_ARG;
+    }
+    sdc_http *http = (sdc_http *)sdci_new(&own, sizeof *http);
+    if (http == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    sdci_http_init(http, NULL, handler, SDCI_HTTP_HEAD_MAX, UINT64_MAX);
+    http->own = own;
+    http->line.allocator = &http->own;
+    *out = http;
+    return SDC_OK;
+}
+
+void sdc_http_destroy(sdc_http *http)
+{
+    if (http != NULL) {
+        sdc_allocator own = http->own;
+        sdci_http_deinit(http);
+        sdci_free(&own, http, sizeof *http);
+    }
+}
 #endif
