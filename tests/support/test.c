@@ -208,7 +208,7 @@ bool test_check_err(int a, int b, const char *file, int line,
     return a == b;
 }
 
-/* ---- signals: name the test, then die ---------------------------------------------------- */
+/* ---- signals: name the test, then die -------------------------------------------------------- */
 
 static void test_write(const char *text)
 {
@@ -254,7 +254,7 @@ static void test_catch_signals(void)
     signal(SIGALRM, test_on_signal);
 }
 
-/* ---- running ------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 typedef struct test_run {
     char   **filters;
