@@ -133,6 +133,12 @@ typedef struct world_fd {           /* one of the two, or neither               
     world_lookup *lookup;
 } world_fd;
 
+typedef struct world_owned {
+    struct world_owned *next;
+    void (*fn)(void *user);
+    void *user;
+} world_owned;
+
 typedef struct world_plan {
     uint64_t calls, at;
     bool     is_for_good, is_hit;
@@ -190,6 +196,7 @@ struct world {
     world_stats stats;
     world_buf  log;
     world_looping *loop;
+    world_owned *owned;
     bool       is_traced;
 };
 
@@ -2265,6 +2272,12 @@ void world_destroy(world *w)
         return;
     }
     world_check_end(w);
+    while (w->owned != NULL) {
+        world_owned *owned = w->owned;
+        w->owned = owned->next;
+        owned->fn(owned->user);
+        free(owned);
+    }
     while (w->lookups != NULL) {
         world_resolve_end(w, w->lookups);
     }
@@ -2276,6 +2289,15 @@ void world_destroy(world *w)
     free(w->fds);
     free(w->log.bytes);
     free(w);
+}
+
+void world_on_destroy(world *w, void (*fn)(void *user), void *user)
+{
+    world_owned *owned = (world_owned *)world_alloc(sizeof *owned);
+    owned->fn = fn;
+    owned->user = user;
+    owned->next = w->owned;
+    w->owned = owned;
 }
 
 const sdc_io *world_io(world *w)

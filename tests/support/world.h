@@ -76,6 +76,8 @@ typedef struct world_desc {
 world *world_create(const world_desc *desc /* or NULL */);
 /* Reports streams, wakers and resolves that are still there; a NULL does nothing. */
 void   world_destroy(world *w);
+/* Calls fn(user) in world_destroy, newest first: for what is made along with a world. */
+void   world_on_destroy(world *w, void (*fn)(void *user), void *user);
 /* From the next call on. seed, can_tls and drive of the new desc do not count. */
 void   world_set(world *w, const world_desc *desc);
 const sdc_io *world_io(world *w);
