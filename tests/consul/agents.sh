@@ -95,9 +95,10 @@ launch() {
     rm -f "$dir/http.sock"
     setsid nohup "$(binary)" agent "${mode[@]}" -config-file "$dir/config.json" >>"$dir/log" 2>&1 </dev/null &
     echo $! >"$dir/pid"
+    # Not yet is_running: until exec the process still goes by another command line.
     for _ in {1..1500}; do
         sleep 0.02
-        is_running || return 1
+        kill -0 "$(cat "$dir/pid")" 2>/dev/null || return 1
         if [[ $(ask '/v1/health/service/consul?passing') == *"\"$(cat "$dir/node")\""* ]]; then
             cat "$dir/url"
             return 0
