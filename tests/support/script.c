@@ -156,8 +156,11 @@ void script_printf(script_text *t, const char *format, ...)
     va_start(args, format);
     va_list again;
     va_copy(again, args);
-    int len = vsnprintf(NULL, 0, format, args);
+    int len = format != NULL ? vsnprintf(NULL, 0, format, args) : -1;
     va_end(args);
+    if (len < 0) {
+        abort();
+    }
     char *text = (char *)script_alloc((size_t)len + 1);
     vsnprintf(text, (size_t)len + 1, format, again);
     va_end(again);

@@ -1095,8 +1095,18 @@ static sdc_err world_open_first(world *w, const sdc_target *t, world_conn **out,
 static sdc_err world_open_fails(world_conn *c, sdc_err err, int os_errno, sdc_error *error)
 {
     c->phase = WORLD_FAILED;
+    c->named_read = false;
+    c->named_write = false;
     return world_error(error, err, os_errno,
                        os_errno != 0 ? strerror(os_errno) : "the peer's certificate is bad");
+}
+
+static sdc_err world_open_done(world_conn *c)
+{
+    c->phase = WORLD_IS_OPEN;
+    c->named_read = false;
+    c->named_write = false;
+    return SDC_OK;
 }
 
 static sdc_err world_open_connected(world_conn *c, sdc_ready *until, sdc_error *error)
@@ -1108,8 +1118,7 @@ static sdc_err world_open_connected(world_conn *c, sdc_ready *until, sdc_error *
         return world_open_fails(c, SDC_ERR_CONNECT, EHOSTUNREACH, error);
     }
     if (!c->tls) {
-        c->phase = WORLD_IS_OPEN;
-        return SDC_OK;
+        return world_open_done(c);
     }
     c->phase = WORLD_HANDSHAKING;
     world_add_event(c->w, c->w->now_ms + 2u * (uint64_t)c->w->desc.latency_ms,
@@ -1151,8 +1160,7 @@ static sdc_err world_stream_open(void *user, const sdc_target *target, void **st
         if (c->mode == WORLD_TLS_FAILS) {
             return world_open_fails(c, SDC_ERR_TLS, 0, error);
         }
-        c->phase = WORLD_IS_OPEN;
-        return SDC_OK;
+        return world_open_done(c);
     case WORLD_IS_OPEN:
     case WORLD_FAILED:
     case WORLD_CLOSED:
@@ -2058,7 +2066,7 @@ size_t world_loop_with(world *w, sdc_task **tasks, size_t num_tasks, uint64_t un
         world_do_due(w);
         size_t now_steps = loop.stops ? 0 : world_loop_round(w, &loop);
         steps += now_steps;
-        if (loop.stops || !world_loop_has_tasks(&loop)) {
+        if (loop.stops || w->now_ms > until_ms || !world_loop_has_tasks(&loop)) {
             break;
         }
         if (now_steps > 0 || world_next(w) <= w->now_ms) {
