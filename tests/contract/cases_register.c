@@ -280,12 +280,17 @@ static void register_address_means_any(trial *t)
 
 static void register_tagged_address_family(trial *t)
 {
-    refused_with(t, 500, "{'Name':'x','TaggedAddresses':{'lan_ipv4':{'Address':'x','Port':1}}}",
-                 "Service tagged address \"lan_ipv4\" must be a valid ipv4 address");
-    refused_with(t, 500, "{'Name':'x','TaggedAddresses':{'wan_ipv6':{'Address':'x'}}}",
-                 "Service tagged address \"wan_ipv6\" must be a valid ipv6 address");
-    /* An IPv4 address is taken where an IPv6 one belongs. */
-    enroll(t, "{'Name':'%s','TaggedAddresses':{'wan_ipv6':{'Address':'10.0.0.1'}}}", t->name);
+    static const char *const families[][3] = {
+        { "lan_ipv4", "::1", "ipv4" }, { "wan_ipv4", "x", "ipv4" }, { "lan_ipv6", "10.0.0.1", "ipv6" }
+    };
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
+        refused_with(t, 500, text(t, "{'Name':'x','TaggedAddresses':{'%s':{'Address':'%s'}}}",
+                                  families[i][0], families[i][1]),
+                     text(t, "Service tagged address \"%s\" must be a valid %s address",
+                          families[i][0], families[i][2]));
+    }
+    /* Of the four only wan_ipv6 is not looked at. */
+    enroll(t, "{'Name':'%s','TaggedAddresses':{'wan_ipv6':{'Address':'x'}}}", t->name);
 }
 
 static void register_meta_limits(trial *t)

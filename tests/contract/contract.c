@@ -70,7 +70,7 @@ static void *run_worker(void *of)
     for (;;) {
         pthread_mutex_lock(&c->lock);
         size_t nth = c->next;
-        while (nth < num_cases && (cases[nth]->flags & CASE_ALONE) != 0) {
+        while (nth < num_cases && (cases[nth]->flags & (CASE_ALONE | CASE_FIRST)) != 0) {
             nth++;
         }
         c->next = nth + 1;
@@ -82,12 +82,21 @@ static void *run_worker(void *of)
     }
 }
 
-/* Cases that need the agent for themselves come when all others are done. */
+static void run_flagged(column *c, unsigned flag)
+{
+    for (size_t i = 0; i < num_cases; i++) {
+        if ((cases[i]->flags & flag) != 0) {
+            run_case(c, i);
+        }
+    }
+}
+
 static void *run_column(void *of)
 {
     column *c = (column *)of;
     pthread_t workers[NUM_WORKERS];
     size_t num_workers = 0;
+    run_flagged(c, CASE_FIRST);
     while (num_workers < NUM_WORKERS &&
            pthread_create(&workers[num_workers], NULL, run_worker, c) == 0) {
         num_workers++;
@@ -98,11 +107,7 @@ static void *run_column(void *of)
     while (num_workers > 0) {
         pthread_join(workers[--num_workers], NULL);
     }
-    for (size_t i = 0; i < num_cases; i++) {
-        if ((cases[i]->flags & CASE_ALONE) != 0) {
-            run_case(c, i);
-        }
-    }
+    run_flagged(c, CASE_ALONE);
     return NULL;
 }
 

@@ -47,7 +47,8 @@ struct trial {
 };
 
 enum {
-    CASE_ALONE = 1,     /* other trials on the same agent would disturb it: runs when none does */
+    CASE_ALONE = 1,     /* other trials on the same agent would disturb it: runs behind them    */
+    CASE_FIRST = 8,     /* the same, but before them all: wants a fresh agent                */
     CASE_ACL = 2,       /* on the agent with access control (default deny)                    */
     CASE_REAL = 4       /* only on a real agent                                               */
 };
