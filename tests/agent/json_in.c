@@ -1,0 +1,270 @@
+/* Request bodies as a tree. The bytes go through the header's own decoder; what
+   Go would say about wrong ones comes from a second look at them. */
+#include "internal.h"
+
+#include "../../sdconsul.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DEPTH_MAX = 64 };
+
+typedef struct builder {
+    node  *open[DEPTH_MAX];
+    size_t depth;
+    char  *key;
+    node  *root;
+    bool   is_done;
+} builder;
+
+void node_free(node *n)
+{
+    if (n == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < n->num_kids; i++) {
+        node_free(n->kids[i]);
+    }
+    free(n->kids);
+    free(n->key);
+    free(n->text);
+    free(n);
+}
+
+static void place(builder *b, node *n)
+{
+    n->key = b->key;
+    b->key = NULL;
+    if (b->depth == 0) {
+        b->root = n;
+        return;
+    }
+    node *parent = b->open[b->depth - 1];
+    parent->kids = agent_grow(parent->kids, (parent->num_kids + 1) * sizeof *parent->kids);
+    parent->kids[parent->num_kids++] = n;
+}
+
+static node_kind kind_of(sdc_json_kind kind)
+{
+    switch (kind) {
+    case SDC_JSON_FALSE:
+    case SDC_JSON_TRUE:
+        return NODE_BOOL;
+    case SDC_JSON_NUMBER:
+        return NODE_NUMBER;
+    case SDC_JSON_STRING:
+        return NODE_STRING;
+    case SDC_JSON_OBJECT:
+        return NODE_OBJECT;
+    case SDC_JSON_ARRAY:
+        return NODE_ARRAY;
+    case SDC_JSON_NULL:
+    case SDC_JSON_KEY:
+    case SDC_JSON_OBJECT_END:
+    case SDC_JSON_ARRAY_END:
+        break;
+    }
+    return NODE_NULL;
+}
+
+static sdc_err on_json(void *user, sdc_json_kind kind, const char *text, size_t len)
+{
+    builder *b = user;
+
+    if (kind == SDC_JSON_KEY) {
+        free(b->key);
+        b->key = agent_dup_len(text, len);
+        return SDC_OK;
+    }
+    if (kind == SDC_JSON_OBJECT_END || kind == SDC_JSON_ARRAY_END) {
+        b->depth--;
+        b->is_done = b->depth == 0;
+        return SDC_OK;
+    }
+    node *n = agent_alloc(sizeof *n);
+    n->kind = kind_of(kind);
+    n->text = agent_dup_len(text, len);
+    n->is_true = kind == SDC_JSON_TRUE;
+    place(b, n);
+    if (n->kind != NODE_OBJECT && n->kind != NODE_ARRAY) {
+        b->is_done = b->depth == 0;
+        return SDC_OK;
+    }
+    if (b->depth == DEPTH_MAX) {
+        return SDC_ERR_LIMIT;
+    }
+    b->open[b->depth++] = n;
+    return SDC_OK;
+}
+
+/* ---- Go's words for a syntax error -------------------------------------------------------------- */
+typedef enum want {
+    WANT_VALUE, WANT_VALUE_OR_END, WANT_KEY, WANT_KEY_OR_END, WANT_COLON, WANT_COMMA
+} want;
+
+static const char *string_fault(const char **at, const char *end)
+{
+    const char *p = *at + 1;
+
+    for (; p < end && *p != '"'; p++) {
+        *at = p;
+        if ((unsigned char)*p < 0x20) {
+            return "in string literal";
+        }
+        if (*p == '\\' && p + 1 < end) {
+            p++;
+            *at = p;
+            if (strchr("\"\\/bfnrtu", *p) == NULL) {
+                return "in string escape code";
+            }
+        }
+    }
+    *at = p < end ? p + 1 : end;
+    return NULL;
+}
+
+static const char *literal_fault(const char **at, const char *end, const char *word, buf *text)
+{
+    for (size_t i = 0; word[i] != '\0'; i++, (*at)++) {
+        if (*at == end) {
+            return NULL;
+        }
+        if (**at != word[i]) {
+            buf_fmt(text, "in literal %s (expecting '%c')", word, word[i]);
+            return buf_text(text);
+        }
+    }
+    return NULL;
+}
+
+static const char *value_fault(const char **at, const char *end, buf *text)
+{
+    switch (**at) {
+    case '"':
+        return string_fault(at, end);
+    case 't':
+        return literal_fault(at, end, "true", text);
+    case 'f':
+        return literal_fault(at, end, "false", text);
+    case 'n':
+        return literal_fault(at, end, "null", text);
+    default:
+        break;
+    }
+    if (**at != '-' && (**at < '0' || **at > '9')) {
+        return "looking for beginning of value";
+    }
+    if (**at == '-' && *at + 1 < end && (*at)[1] != '0' && strchr("123456789", (*at)[1]) == NULL) {
+        (*at)++;
+        return "in numeric literal";
+    }
+    *at += 1;
+    while (*at < end && strchr("0123456789.eE+-", **at) != NULL && **at != '\0') {
+        (*at)++;
+    }
+    return NULL;
+}
+
+/* One step over a byte that is no space; NULL: it is well. */
+static const char *step_fault(const char **at, const char *end, want *w, char *open, size_t *depth,
+                              buf *text)
+{
+    char c = **at;
+    bool in_object = *depth > 0 && open[*depth - 1] == '{';
+
+    if ((*w == WANT_COMMA || *w == WANT_VALUE_OR_END || *w == WANT_KEY_OR_END) && *depth > 0
+        && c == (in_object ? '}' : ']')) {
+        (*depth)--;
+        *w = WANT_COMMA;
+    } else if (*w == WANT_COMMA) {
+        if (c != ',') {
+            return in_object ? "after object key:value pair" : "after array element";
+        }
+        *w = in_object ? WANT_KEY : WANT_VALUE;
+    } else if (*w == WANT_COLON) {
+        if (c != ':') {
+            return "after object key";
+        }
+        *w = WANT_VALUE;
+    } else if (*w == WANT_KEY || *w == WANT_KEY_OR_END) {
+        *w = WANT_COLON;
+        return c == '"' ? string_fault(at, end) : "looking for beginning of object key string";
+    } else if ((c == '{' || c == '[') && *depth < DEPTH_MAX) {
+        open[(*depth)++] = c;
+        *w = c == '{' ? WANT_KEY_OR_END : WANT_VALUE_OR_END;
+    } else {
+        *w = WANT_COMMA;
+        return value_fault(at, end, text);
+    }
+    (*at)++;
+    return NULL;
+}
+
+static void explain(const buf *body, buf *error)
+{
+    const char *at = buf_text(body);
+    const char *end = at + body->len;
+    char open[DEPTH_MAX];
+    size_t depth = 0;
+    want w = WANT_VALUE;
+    buf text = { NULL, 0, 0 };
+
+    while (at < end) {
+        if (strchr(" \t\r\n", *at) != NULL && *at != '\0') {
+            at++;
+            continue;
+        }
+        const char *fault = step_fault(&at, end, &w, open, &depth, &text);
+        if (fault != NULL) {
+            const char *quoted = *at == '\'' ? "\\'" : NULL;
+
+            if (quoted != NULL) {
+                buf_fmt(error, "invalid character '%s' %s", quoted, fault);
+            } else {
+                buf_fmt(error, "invalid character '%c' %s", *at, fault);
+            }
+            break;
+        }
+        if (w == WANT_COMMA && depth == 0) {
+            break;
+        }
+    }
+    if (error->len == 0) {
+        buf_str(error, "unexpected EOF");
+    }
+    buf_free(&text);
+}
+
+node *node_parse(const buf *text, buf *error)
+{
+    sdc_json *json = NULL;
+    builder b;
+    sdc_err err = SDC_OK;
+    bool is_blank = true;
+
+    memset(&b, 0, sizeof b);
+    if (sdc_json_create(NULL, on_json, &b, &json) != SDC_OK) {
+        abort();
+    }
+    /* Byte by byte, because what follows the first value is nobody's business. */
+    for (size_t i = 0; i < text->len && err == SDC_OK && !b.is_done; i++) {
+        is_blank = is_blank && strchr(" \t\r\n", text->ptr[i]) != NULL && text->ptr[i] != '\0';
+        err = sdc_json_feed(json, text->ptr + i, 1);
+    }
+    if (err == SDC_OK && !b.is_done) {
+        err = sdc_json_finish(json);
+    }
+    sdc_json_destroy(json);
+    free(b.key);
+    if (err == SDC_OK && b.root != NULL) {
+        return b.root;
+    }
+    node_free(b.root);
+    if (is_blank) {
+        buf_str(error, "EOF");
+    } else {
+        explain(text, error);
+    }
+    return NULL;
+}
