@@ -98,9 +98,6 @@ static inline fault_block *fault_alloc_take(fault_alloc *a, size_t size)
     a->blocks.next = b;
     a->num_live++;
     a->live_bytes += size;
-    if (a->live_bytes > a->peak_bytes) {
-        a->peak_bytes = a->live_bytes;
-    }
     return b;
 }
 
@@ -162,6 +159,9 @@ static inline void *fault_alloc_resize_locked(fault_alloc *a, void *ptr, size_t 
     if (b != NULL && old != NULL) {
         memcpy(fault_block_bytes(b), ptr, old->size < new_size ? old->size : new_size);
         fault_alloc_give(a, old);
+    }
+    if (a->live_bytes > a->peak_bytes) {
+        a->peak_bytes = a->live_bytes;
     }
     return b != NULL ? fault_block_bytes(b) : NULL;
 }

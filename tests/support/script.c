@@ -1142,7 +1142,11 @@ static void script_json_node(script_text *t, const script_instance *in, unsigned
     script_json(t, script_or(in->datacenter, "dc1"));
     script_add_str(t, ",\"TaggedAddresses\":{\"lan\":");
     script_json(t, address);
+    script_add_str(t, ",\"lan_ipv4\":");
+    script_json(t, address);
     script_add_str(t, ",\"wan\":");
+    script_json(t, address);
+    script_add_str(t, ",\"wan_ipv4\":");
     script_json(t, address);
     script_printf(t, "},\"Meta\":{%s%s\"consul-network-segment\":\"\",\"consul-version\":"
                      "\"1.22.7\"},\"CreateIndex\":%llu,\"ModifyIndex\":%llu}",
@@ -1167,7 +1171,11 @@ static void script_json_service(script_text *t, const script_instance *in,
                          "\"wan_ipv4\":{\"Address\":\"%s\",\"Port\":%d}}",
                       address, in->port, address, in->port);
     }
-    script_printf(t, ",\"Meta\":{%s}", script_or(in->meta, ""));
+    if (in->meta != NULL) {
+        script_printf(t, ",\"Meta\":{%s}", in->meta);
+    } else {
+        script_add_str(t, ",\"Meta\":null");
+    }
     if (in->port != 0) {
         script_printf(t, ",\"Port\":%d", in->port);
     }
@@ -1195,7 +1203,10 @@ static void script_json_check(script_text *t, const script_instance *in, const c
         memset(&check_id, 0, sizeof check_id);
         script_printf(&check_id, "service:%s", id);
         script_json(t, check_id.text);
-        script_add_str(t, ",\"Name\":\"Service check\"");
+        check_id.len = 0;
+        script_printf(&check_id, "Service '%s' check", service);
+        script_add_str(t, ",\"Name\":");
+        script_json(t, check_id.text);
         script_text_deinit(&check_id);
     }
     script_add_str(t, ",\"Status\":");

@@ -153,7 +153,7 @@ typedef struct script_instance {
     const char *address;            /* ("", as an agent writes it that was given none)        */
     int         port;               /* 0 is left out, as Consul 1.22 does                     */
     const char *tags;               /* by comma                                (none)         */
-    const char *meta;               /* members: "\"version\":\"2\""            (none)         */
+    const char *meta;               /* members: "\"version\":\"2\""            (null)         */
     const char *status;             /* of the service's check; "none": it has none (passing)  */
     const char *node_status;        /* of serfHealth; "none": it has none      (passing)      */
     int         weight_passing;     /* both weights 0: both 1                                 */

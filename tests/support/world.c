@@ -135,8 +135,8 @@ typedef struct world_fd {           /* one of the two, or neither               
 
 typedef struct world_owned {
     struct world_owned *next;
-    void (*fn)(void *user);
-    void *user;
+    world_fn            fn;
+    void               *user;
 } world_owned;
 
 typedef struct world_plan {
@@ -197,6 +197,7 @@ struct world {
     world_buf  log;
     world_looping *loop;
     world_owned *owned;
+    world_owned *looks;
     bool       is_traced;
 };
 
@@ -418,6 +419,20 @@ static void world_set_now(world *w, uint64_t now_ms)
 
 static void world_happen(world *w, world_event *event);
 
+static void world_look(world *w)
+{
+    for (world_owned *look = w->looks; look != NULL; look = look->next) {
+        look->fn(look->user);
+    }
+}
+
+/* Whether a server's or the test's own code runs in it. */
+static bool world_is_servers(world_event_kind kind)
+{
+    return kind == WORLD_EV_CALL || kind == WORLD_EV_CONNECTED || kind == WORLD_EV_DELIVER ||
+           kind == WORLD_EV_CLOSED || kind == WORLD_EV_TIMER;
+}
+
 static bool world_do_one(world *w, uint64_t until_ms)
 {
     if (world_next(w) > until_ms) {
@@ -427,11 +442,15 @@ static bool world_do_one(world *w, uint64_t until_ms)
     world_set_now(w, event.at_ms);
     world_happen(w, &event);
     free(event.bytes);
+    if (world_is_servers(event.kind)) {
+        world_look(w);
+    }
     return true;
 }
 
 static void world_do_due(world *w)
 {
+    world_look(w);
     while (world_do_one(w, w->now_ms)) {
     }
 }
@@ -443,6 +462,7 @@ uint64_t world_now(const world *w)
 
 void world_advance_to(world *w, uint64_t at_ms)
 {
+    world_look(w);
     while (world_do_one(w, at_ms)) {
     }
     world_set_now(w, at_ms);
@@ -2286,6 +2306,11 @@ void world_destroy(world *w)
         owned->fn(owned->user);
         free(owned);
     }
+    while (w->looks != NULL) {
+        world_owned *look = w->looks;
+        w->looks = look->next;
+        free(look);
+    }
     while (w->lookups != NULL) {
         world_resolve_end(w, w->lookups);
     }
@@ -2299,13 +2324,23 @@ void world_destroy(world *w)
     free(w);
 }
 
-void world_on_destroy(world *w, void (*fn)(void *user), void *user)
+static void world_chain(world_owned **first, world_fn fn, void *user)
 {
     world_owned *owned = (world_owned *)world_alloc(sizeof *owned);
     owned->fn = fn;
     owned->user = user;
-    owned->next = w->owned;
-    w->owned = owned;
+    owned->next = *first;
+    *first = owned;
+}
+
+void world_on_destroy(world *w, world_fn fn, void *user)
+{
+    world_chain(&w->owned, fn, user);
+}
+
+void world_on_look(world *w, world_fn fn, void *user)
+{
+    world_chain(&w->looks, fn, user);
 }
 
 const sdc_io *world_io(world *w)

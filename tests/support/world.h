@@ -38,6 +38,7 @@
 
 typedef struct world      world;
 typedef struct world_conn world_conn;
+typedef void (*world_fn)(void *user);
 
 enum { WORLD_START_MS = 1000000, WORLD_SPIN_MAX = 200000 };
 
@@ -77,7 +78,7 @@ world *world_create(const world_desc *desc /* or NULL */);
 /* Reports streams, wakers and resolves that are still there; a NULL does nothing. */
 void   world_destroy(world *w);
 /* Calls fn(user) in world_destroy, newest first: for what is made along with a world. */
-void   world_on_destroy(world *w, void (*fn)(void *user), void *user);
+void   world_on_destroy(world *w, world_fn fn, void *user);
 /* From the next call on. seed, can_tls and drive of the new desc do not count. */
 void   world_set(world *w, const world_desc *desc);
 const sdc_io *world_io(world *w);
@@ -88,8 +89,6 @@ sdc_client_desc world_client_desc(world *w, const char *address);
 
 /* ---- time ------------------------------------------------------------------------------------ */
 
-typedef void (*world_fn)(void *user);
-
 uint64_t world_now(const world *w);
 void     world_advance(world *w, uint64_t ms);      /* does all that happens until then         */
 void     world_advance_to(world *w, uint64_t at_ms);
@@ -97,6 +96,9 @@ void     world_advance_to(world *w, uint64_t at_ms);
 uint64_t world_at(world *w, uint64_t at_ms, world_fn fn, void *user);
 uint64_t world_after(world *w, uint64_t ms, world_fn fn, void *user);
 void     world_cancel(world *w, uint64_t number);
+/* Calls fn(user) whenever the world is about to look what happens next: for a server that the
+   test changes from outside. */
+void     world_on_look(world *w, world_fn fn, void *user);
 uint64_t world_next_ms(const world *w);             /* of the next event; UINT64_MAX none        */
 
 /* ---- random ---------------------------------------------------------------------------------- */
