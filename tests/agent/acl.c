@@ -49,7 +49,8 @@ bool acl_resolve(agent *a, const char *secret, unsigned *rights, answer *ans)
 static const char *right_name(unsigned right)
 {
     return right == AGENT_SERVICE_WRITE ? "service:write"
-         : right == AGENT_SERVICE_READ ? "service:read" : "agent:read";
+         : right == AGENT_SERVICE_READ ? "service:read"
+         : right == AGENT_NODE_WRITE ? "node:write" : "agent:read";
 }
 
 bool acl_allow(agent *a, const char *secret, unsigned right, const char *resource, answer *ans)

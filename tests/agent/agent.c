@@ -324,12 +324,17 @@ static void bump(agent *a, const char *name, uint64_t index)
     query_touch(a, name, index);
 }
 
-static void bump_all(agent *a, uint64_t index)
+/* After a change of a check: one of the node counts for each of its services. */
+static void bump_check(agent *a, const check_def *def, uint64_t index)
 {
-    for (size_t i = 0; i < a->num_indexes; i++) {
-        a->indexes[i].index = index;
+    a->checks_index = index;
+    if (!text_is(def->service_id, "")) {
+        bump(a, def->service_name, index);
+        return;
     }
-    query_touch(a, NULL, index);
+    for (size_t i = 0; i < a->num_indexes; i++) {
+        bump(a, a->indexes[i].name, index);
+    }
 }
 
 uint64_t agent_index(const agent *a, const char *name, bool with_checks)
@@ -408,14 +413,12 @@ static void write_check(agent *a, check *c, uint64_t index)
     c->create = c->remote.def == NULL ? index : c->create;
     c->modify = index;
     check_state_set(&c->remote, c->local.def, c->local.status, c->local.output, tags);
-    a->checks_index = index;
-    bump(a, c->remote.def->service_name, index);
+    bump_check(a, c->remote.def, index);
 }
 
 static void erase_check(agent *a, check *c, uint64_t index)
 {
-    a->checks_index = index;
-    bump(a, c->remote.def->service_name, index);
+    bump_check(a, c->remote.def, index);
     check_state_clear(&c->remote);
 }
 
@@ -454,9 +457,10 @@ static void sync_service(agent *a, service *s)
     }
 }
 
-static bool is_own_service(const service *s)
+/* Not of this agent: the servers' own service, and the check that their gossip feeds. */
+static bool is_of_servers(const char *id)
 {
-    return !(s->local == NULL && s->remote != NULL && text_is(s->remote->id, "consul"));
+    return text_is(id, "consul") || text_is(id, "serfHealth");
 }
 
 void agent_sync(agent *a)
@@ -464,7 +468,7 @@ void agent_sync(agent *a)
     for (size_t i = 0; a->has_leader && i < a->num_services; i++) {
         service *s = a->services[i];
 
-        if (s->local == NULL && s->remote != NULL && is_own_service(s)) {
+        if (s->local == NULL && s->remote != NULL && !is_of_servers(s->remote->id)) {
             erase_service(a, s);
         } else if (s->local != NULL && !s->in_sync) {
             sync_service(a, s);
@@ -473,7 +477,7 @@ void agent_sync(agent *a)
     for (size_t i = 0; a->has_leader && i < a->num_checks; i++) {
         check *c = a->checks[i];
 
-        if (c->local.def == NULL && c->remote.def != NULL) {
+        if (c->local.def == NULL && c->remote.def != NULL && !is_of_servers(check_id(c))) {
             erase_check(a, c, ++a->raft);
         } else if (c->local.def != NULL && !c->in_sync) {
             write_check(a, c, ++a->raft);
@@ -633,23 +637,28 @@ static void expire_ttl(agent *a, check *c)
 void agent_set_maintenance(agent *a, service *s, bool on, const char *reason)
 {
     buf id = { NULL, 0, 0 };
+    buf missing = { NULL, 0, 0 };
 
-    buf_fmt(&id, "_service_maintenance:%s", s->local->id);
+    if (s == NULL) {
+        buf_str(&id, "_node_maintenance");
+    } else {
+        buf_fmt(&id, "_service_maintenance:%s", s->local->id);
+    }
+    buf_fmt(&missing, "Maintenance mode is enabled for this %s, but no reason was provided. "
+            "This is a default message.", s == NULL ? "node" : "service");
     check *c = agent_find_check(a, buf_text(&id));
     if (on && c == NULL) {
         check_def *def = agent_alloc(sizeof *def);
 
         def->holds = 1;
         def->id = agent_dup(buf_text(&id));
-        def->name = agent_dup("Service Maintenance Mode");
-        def->notes = agent_dup(text_is(reason, "")
-            ? "Maintenance mode is enabled for this service, but no reason was provided. "
-              "This is a default message." : reason);
+        def->name = agent_dup(s == NULL ? "Node Maintenance Mode" : "Service Maintenance Mode");
+        def->notes = agent_dup(text_is(reason, "") ? buf_text(&missing) : reason);
         def->status = agent_dup("critical");
         def->type = "maintenance";
-        def->service_id = agent_dup(s->local->id);
-        def->service_name = agent_dup(s->local->name);
-        for (size_t i = 0; i < s->local->tags.n; i++) {
+        def->service_id = agent_dup(s == NULL ? "" : s->local->id);
+        def->service_name = agent_dup(s == NULL ? "" : s->local->name);
+        for (size_t i = 0; s != NULL && i < s->local->tags.n; i++) {
             strs_add(&def->service_tags, s->local->tags.v[i], strlen(s->local->tags.v[i]));
         }
         put_check(a, def);
@@ -657,6 +666,7 @@ void agent_set_maintenance(agent *a, service *s, bool on, const char *reason)
         remove_check(c);
     }
     buf_free(&id);
+    buf_free(&missing);
     agent_sync(a);
 }
 
@@ -707,9 +717,9 @@ static void make_node(agent *a, uint64_t index)
     def->type = "";
     def->service_id = agent_dup("");
     def->service_name = agent_dup("");
-    a->node_check = agent_alloc(sizeof *a->node_check);
-    a->node_check->create = a->node_check->modify = index;
-    check_state_set(&a->node_check->remote, def, "passing", "Agent alive and reachable", &none);
+    check *c = check_add(a, "serfHealth");
+    c->create = c->modify = index;
+    check_state_set(&c->remote, def, "passing", "Agent alive and reachable", &none);
     check_def_release(def);
     make_consul_service(a);
 }
@@ -729,8 +739,6 @@ static void forget_catalog(agent *a)
         check_state_clear(&a->checks[i]->remote);
         a->checks[i]->in_sync = false;
     }
-    check_free(a->node_check);
-    a->node_check = NULL;
 }
 
 bool agent_is_new(const agent *a)
@@ -984,14 +992,14 @@ bool agent_kill_service(agent *a, const char *id, uint64_t now_ms)
 void agent_set_node_health(agent *a, const char *status, const char *output, uint64_t now_ms)
 {
     agent_advance(a, now_ms);
-    check *c = a->node_check;
+    check *c = check_entry(a, "serfHealth");
     if (text_is(c->remote.status, status) && text_is(c->remote.output, output)) {
         return;
     }
     agent_set_text(&c->remote.status, status);
     agent_set_text(&c->remote.output, output);
-    c->modify = a->checks_index = ++a->raft;
-    bump_all(a, c->modify);
+    c->modify = ++a->raft;
+    bump_check(a, c->remote.def, c->modify);
     query_wake(a);
 }
 

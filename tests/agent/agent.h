@@ -64,7 +64,8 @@ void agent_fail_next(agent *a, size_t n, int status, const char *body);
 void agent_hang_next(agent *a, size_t n);
 
 enum {                              /* rights of a token                               */
-    AGENT_SERVICE_READ = 1, AGENT_SERVICE_WRITE = 2, AGENT_NODE_READ = 4, AGENT_AGENT_READ = 8
+    AGENT_SERVICE_READ = 1, AGENT_SERVICE_WRITE = 2, AGENT_NODE_READ = 4, AGENT_AGENT_READ = 8,
+    AGENT_NODE_WRITE = 16
 };
 /* The management token from now on; NULL: ACLs off. */
 void agent_set_token(agent *a, const char *secret, uint64_t now_ms);

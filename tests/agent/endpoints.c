@@ -211,6 +211,18 @@ void write_check_entry(agent *a, json_out *w, const check_state *state, uint64_t
     out_close(w, '}');
 }
 
+/* The checks of a service; "": of the node. */
+static void write_checks_of(agent *a, json_out *w, const char *service_id)
+{
+    for (size_t i = 0; i < a->num_checks; i++) {
+        const check *c = a->checks[i];
+
+        if (c->remote.def != NULL && text_is(c->remote.def->service_id, service_id)) {
+            write_check_entry(a, w, &c->remote, c->create, c->modify);
+        }
+    }
+}
+
 void write_health_entry(agent *a, json_out *w, const service *s)
 {
     out_open(w, '{');
@@ -224,14 +236,8 @@ void write_health_entry(agent *a, json_out *w, const service *s)
     write_health_service(a, w, s);
     out_key(w, "Checks");
     out_open(w, '[');
-    write_check_entry(a, w, &a->node_check->remote, a->node_check->create, a->node_check->modify);
-    for (size_t i = 0; i < a->num_checks; i++) {
-        const check *c = a->checks[i];
-
-        if (c->remote.def != NULL && text_is(c->remote.def->service_id, s->remote->id)) {
-            write_check_entry(a, w, &c->remote, c->create, c->modify);
-        }
-    }
+    write_checks_of(a, w, "");
+    write_checks_of(a, w, s->remote->id);
     out_close(w, ']');
     out_close(w, '}');
 }
@@ -673,28 +679,60 @@ static void content_hash(agent *a, const service_def *def, char hash[17])
     buf_free(&text);
 }
 
-static bool get_service(agent_conn *conn, const char *rest, answer *ans)
+bool agent_service_has_hash(agent *a, const char *id, const char *hash)
 {
-    agent *a = conn->agent;
-    unsigned rights = 0;
+    const service *s = agent_find_service(a, id);
+    char own[17];
+
+    if (s == NULL) {
+        return false;
+    }
+    content_hash(a, s->local, own);
+    return text_is(own, hash);
+}
+
+void answer_agent_service(agent *a, const char *id, const char *secret, answer *ans)
+{
+    const service *s = agent_find_service(a, id);
     char hash[17];
 
-    if (!check_enterprise(a, &conn->request, ans) || !resolve(conn, &rights, ans)) {
-        return true;
-    }
-    const service *s = agent_find_service(a, rest);
     if (s == NULL) {
-        answer_error(ans, 404, "unknown service ID: %s", rest);
-        return true;
+        answer_error(ans, 404, "unknown service ID: %s", id);
+        return;
     }
-    if (!acl_allow(a, request_token(&conn->request), AGENT_SERVICE_READ, s->local->name, ans)) {
-        return true;
+    if (!acl_allow(a, secret, AGENT_SERVICE_READ, s->local->name, ans)) {
+        return;
     }
     content_hash(a, s->local, hash);
     pairs_set(&ans->headers, "X-Consul-Contenthash", hash);
     json_out w = answer_json(a, ans);
     write_agent_service(a, &w, s->local, hash);
-    return true;
+}
+
+static bool get_service(agent_conn *conn, const char *rest, answer *ans)
+{
+    agent *a = conn->agent;
+    const request *r = &conn->request;
+    const char *hash = param_or_empty(r, "hash");
+    unsigned rights = 0;
+    query q;
+
+    memset(&q, 0, sizeof q);
+    if (!check_enterprise(a, r, ans) || !resolve(conn, &rights, ans)
+        || (!text_is(hash, "") && !parse_wait(r, &q, ans))) {
+        return true;
+    }
+    if (text_is(hash, "") || !agent_service_has_hash(a, rest, hash)) {
+        answer_agent_service(a, rest, request_token(r), ans);
+        return true;
+    }
+    q.kind = QUERY_AGENT;
+    q.name = agent_dup(rest);
+    q.hash = agent_dup(hash);
+    q.token = agent_dup(request_token(r));
+    q.is_pretty = request_param(r, "pretty") != NULL;
+    query_start(conn, &q);
+    return false;
 }
 
 static bool may_write(agent_conn *conn, const char *name, answer *ans)
@@ -770,14 +808,14 @@ static bool put_deregister(agent_conn *conn, const char *rest, answer *ans)
     return true;
 }
 
-static bool put_maintenance(agent_conn *conn, const char *rest, answer *ans)
+static bool set_maintenance(agent_conn *conn, const char *rest, bool is_service, answer *ans)
 {
     agent *a = conn->agent;
     const char *enable = request_param(&conn->request, "enable");
     unsigned rights = 0;
     bool on = false;
 
-    if (text_is(rest, "")) {
+    if (is_service && text_is(rest, "")) {
         answer_error(ans, 400, "Missing service ID");
         return true;
     }
@@ -796,6 +834,13 @@ static bool put_maintenance(agent_conn *conn, const char *rest, answer *ans)
     if (!check_enterprise(a, &conn->request, ans) || !resolve(conn, &rights, ans)) {
         return true;
     }
+    const char *reason = param_or_empty(&conn->request, "reason");
+    if (!is_service) {
+        if (acl_allow(a, request_token(&conn->request), AGENT_NODE_WRITE, a->node, ans)) {
+            agent_set_maintenance(a, NULL, on, reason);
+        }
+        return true;
+    }
     service *s = agent_find_service(a, rest);
     if (s == NULL) {
         if (agent_is_new(a) || acl_is_on(a)) {
@@ -806,9 +851,19 @@ static bool put_maintenance(agent_conn *conn, const char *rest, answer *ans)
         return true;
     }
     if (may_write(conn, s->local->name, ans)) {
-        agent_set_maintenance(a, s, on, param_or_empty(&conn->request, "reason"));
+        agent_set_maintenance(a, s, on, reason);
     }
     return true;
+}
+
+static bool put_maintenance(agent_conn *conn, const char *rest, answer *ans)
+{
+    return set_maintenance(conn, rest, true, ans);
+}
+
+static bool put_node_maintenance(agent_conn *conn, const char *rest, answer *ans)
+{
+    return set_maintenance(conn, rest, false, ans);
 }
 
 static void update_check(agent_conn *conn, const char *id, const char *status, const char *output,
@@ -884,6 +939,7 @@ static const endpoint endpoints[] = {
     { "PUT", "/v1/agent/service/register", put_register },
     { "PUT", "/v1/agent/service/deregister/", put_deregister },
     { "PUT", "/v1/agent/service/maintenance/", put_maintenance },
+    { "PUT", "/v1/agent/maintenance", put_node_maintenance },
     { "PUT", "/v1/agent/check/update/", put_check_update },
     { "PUT", "/v1/agent/check/pass/", put_check_pass },
     { "PUT", "/v1/agent/check/warn/", put_check_warn },

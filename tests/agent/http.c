@@ -384,8 +384,12 @@ static bool parse_header(agent_conn *conn, const char *line, size_t len)
     request *r = &conn->request;
     const char *colon = memchr(line, ':', len);
 
-    if (colon == NULL || !is_token(line, (size_t)(colon - line))) {
+    if (colon == NULL || colon == line || line[0] == ' ' || line[0] == '\t') {
         refuse(conn, 400, "");
+        return false;
+    }
+    if (!is_token(line, (size_t)(colon - line))) {
+        refuse(conn, 400, "invalid header name");
         return false;
     }
     const char *value = colon + 1;

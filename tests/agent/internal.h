@@ -136,11 +136,14 @@ typedef struct service_index { char *name; uint64_t index; } service_index;
 typedef struct acl_token { char *secret, *accessor; unsigned rights; } acl_token;
 
 /* A question for the instances of one service, as parsed from a URL. */
-typedef enum query_kind { QUERY_HEALTH, QUERY_CHECKS, QUERY_CATALOG, QUERY_NAMES } query_kind;
+typedef enum query_kind {
+    QUERY_HEALTH, QUERY_CHECKS, QUERY_CATALOG, QUERY_NAMES,
+    QUERY_AGENT                     /* a service of the agent, by its id and its hash */
+} query_kind;
 
 typedef struct query {
     query_kind kind;
-    char   *name, *token, *dc, *peer, *filter;
+    char   *name, *token, *dc, *peer, *filter, *hash;
     strs    tags;
     pairs   node_meta;
     uint64_t index;
@@ -221,7 +224,6 @@ struct agent {
     view    *views;
     agent_conn *conns;
     strs     cached;                /* keys asked for with ?cached by the older profile */
-    check   *node_check;            /* serfHealth: in the catalog only */
     size_t   fail_next, hang_next;
     int      fail_status;
     char    *fail_body;
@@ -241,7 +243,7 @@ void     agent_put_service(agent *a, service_def *def, check_def **checks, size_
 void     agent_remove_service(agent *a, service *s);
 void     agent_update_check(agent *a, check *c, const char *status, const char *output);
 void     agent_ttl_update(agent *a, check *c, const char *status, const char *output);
-void     agent_set_maintenance(agent *a, service *s, bool on, const char *reason);
+void     agent_set_maintenance(agent *a, service *s, bool on, const char *reason); /* NULL: node */
 /* Writes to the catalog what is not there yet, and answers the queries it ends. */
 void     agent_sync(agent *a);
 bool     agent_is_new(const agent *a);                 /* the newer profile */
@@ -254,7 +256,7 @@ void     query_free(query *q);
 void     query_wake(agent *a);                      /* after a change */
 void     query_advance(agent *a);                   /* ends of waits, views' retries */
 uint64_t query_next_ms(const agent *a);
-void     query_touch(agent *a, const char *service, uint64_t index);   /* NULL: each one */
+void     query_touch(agent *a, const char *service, uint64_t index);   /* a change of it */
 void     query_freeze_token(agent *a, const char *secret);  /* before its rights go */
 void     query_drop_views(agent *a);
 void     query_leader_changed(agent *a);
@@ -306,6 +308,8 @@ void write_health_entry(agent *a, json_out *w, const service *s);
 void write_check_entry(agent *a, json_out *w, const check_state *state, uint64_t create,
                        uint64_t modify);
 void write_catalog_entry(agent *a, json_out *w, const service *s);
+bool agent_service_has_hash(agent *a, const char *id, const char *hash);
+void answer_agent_service(agent *a, const char *id, const char *secret, answer *ans);
 
 /* ---- http.c --------------------------------------------------------------------------------------- */
 void answer_init(answer *ans, int status);

@@ -236,14 +236,64 @@ static void explain(const buf *body, buf *error)
     buf_free(&text);
 }
 
-node *node_parse(const buf *text, buf *error)
+/* ---- Go's mercy with text, which the strict decoder does not have ------------------------------- */
+static bool surrogate(const char *p, const char *end, unsigned *unit)
 {
+    char digits[5];
+
+    if (end - p < 6 || p[0] != '\\' || p[1] != 'u') {
+        return false;
+    }
+    memcpy(digits, p + 2, 4);
+    digits[4] = '\0';
+    if (strspn(digits, "0123456789abcdefABCDEF") != 4) {
+        return false;
+    }
+    *unit = (unsigned)strtoul(digits, NULL, 16);
+    return *unit >= 0xd800 && *unit <= 0xdfff;
+}
+
+/* The text with each bad byte and each lone surrogate replaced. */
+static void mend(const buf *text, buf *out)
+{
+    const char *p = buf_text(text);
+    const char *end = p + text->len;
+
+    while (p < end) {
+        unsigned first = 0;
+        unsigned second = 0;
+        uint32_t rune = 0;
+
+        if (surrogate(p, end, &first)) {
+            bool is_pair = first < 0xdc00 && surrogate(p + 6, end, &second) && second >= 0xdc00;
+
+            buf_add(out, is_pair ? p : "\\ufffd", is_pair ? 12 : 6);
+            p += is_pair ? 12 : 6;
+            continue;
+        }
+        if (p[0] == '\\' && end - p > 1) {
+            buf_add(out, p, 2);
+            p += 2;
+            continue;
+        }
+        size_t n = utf8_rune(p, (size_t)(end - p), &rune);
+        bool is_bad = rune == 0xfffd && n == 1;
+        buf_add(out, is_bad ? "\xef\xbf\xbd" : p, is_bad ? 3 : n);
+        p += n;
+    }
+}
+
+node *node_parse(const buf *raw, buf *error)
+{
+    buf mended = { NULL, 0, 0 };
+    const buf *text = &mended;
     sdc_json *json = NULL;
     builder b;
     sdc_err err = SDC_OK;
     bool is_blank = true;
 
     memset(&b, 0, sizeof b);
+    mend(raw, &mended);
     if (sdc_json_create(NULL, on_json, &b, &json) != SDC_OK) {
         abort();
     }
@@ -257,6 +307,7 @@ node *node_parse(const buf *text, buf *error)
     }
     sdc_json_destroy(json);
     free(b.key);
+    buf_free(&mended);
     if (err == SDC_OK && b.root != NULL) {
         return b.root;
     }
@@ -264,7 +315,7 @@ node *node_parse(const buf *text, buf *error)
     if (is_blank) {
         buf_str(error, "EOF");
     } else {
-        explain(text, error);
+        explain(raw, error);
     }
     return NULL;
 }

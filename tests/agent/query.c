@@ -20,7 +20,7 @@ enum {
 
 void query_free(query *q)
 {
-    char *const texts[] = { q->name, q->token, q->dc, q->peer, q->filter };
+    char *const texts[] = { q->name, q->token, q->dc, q->peer, q->filter, q->hash };
 
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         free(texts[i]);
@@ -57,13 +57,11 @@ static bool has_node_meta(const agent *a, const query *q)
 
 static bool is_passing(const agent *a, const service *s)
 {
-    if (!text_is(a->node_check->remote.status, "passing")) {
-        return false;
-    }
     for (size_t i = 0; i < a->num_checks; i++) {
         const check_state *remote = &a->checks[i]->remote;
 
-        if (remote->def != NULL && text_is(remote->def->service_id, s->remote->id)
+        if (remote->def != NULL && (text_is(remote->def->service_id, "")
+                                    || text_is(remote->def->service_id, s->remote->id))
             && !text_is(remote->status, "passing")) {
             return false;
         }
@@ -373,10 +371,7 @@ static view *view_of(agent *a, const query *q, bool *was_there)
 void query_touch(agent *a, const char *name, uint64_t index)
 {
     for (view *v = a->views; v != NULL; v = v->next) {
-        bool is_its = name == NULL ? agent_index(a, v->name, true) == index
-                                   : text_is_nocase(v->name, name);
-
-        if (is_its && v->retry_at == NEVER) {
+        if (text_is_nocase(v->name, name) && v->retry_at == NEVER) {
             v->index = index;
         }
     }
@@ -591,7 +586,9 @@ void query_start(agent_conn *conn, query *q)
     conn->query = *q;
     memset(q, 0, sizeof *q);
     conn->view = NULL;
-    if (is_stream) {
+    if (conn->query.kind == QUERY_AGENT) {
+        begin_wait(conn);
+    } else if (is_stream) {
         start_stream(conn);
     } else {
         start_plain(conn);
@@ -605,12 +602,30 @@ static bool is_ready(const agent_conn *conn)
     if (conn->state != CONN_WAITING) {
         return false;
     }
+    if (q->kind == QUERY_AGENT) {
+        return !agent_service_has_hash(conn->agent, q->name, q->hash);
+    }
     return (conn->view != NULL ? conn->view->index : list_index(conn->agent, q)) > q->index;
+}
+
+static void finish_agent_service(agent_conn *conn)
+{
+    const query *q = &conn->query;
+    answer ans;
+
+    answer_init(&ans, 200);
+    answer_agent_service(conn->agent, q->name, q->token, &ans);
+    if (ans.status == 200) {
+        answer_json_end(conn->agent, &ans, q->is_pretty);
+    }
+    finish(conn, &ans);
 }
 
 static void end_wait(agent_conn *conn)
 {
-    if (conn->view != NULL) {
+    if (conn->query.kind == QUERY_AGENT) {
+        finish_agent_service(conn);
+    } else if (conn->view != NULL) {
         finish_view(conn, false);
     } else {
         finish_plain(conn, false);

@@ -1056,8 +1056,7 @@ bool register_late_checks(agent *a, registration *r, answer *ans)
 
     (void)a;
     if (!check_tagged(def, "lan_ipv4", AF_INET, ans) || !check_tagged(def, "wan_ipv4", AF_INET, ans)
-        || !check_tagged(def, "lan_ipv6", AF_INET6, ans)
-        || !check_tagged(def, "wan_ipv6", AF_INET6, ans)) {
+        || !check_tagged(def, "lan_ipv6", AF_INET6, ans)) {
         return false;
     }
     for (size_t i = 0; i < r->num_checks; i++) {
