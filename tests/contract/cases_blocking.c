@@ -7,11 +7,12 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WAIT_MS = 300, QUIET_MS = 120, SOON_MS = 2000 };
+enum { WAIT_MS = 200, QUIET_MS = 120, SOON_MS = 2000 };
 
+#define WAIT "wait=200ms"           /* WAIT_MS */
 #define LONG "wait=6s"
 
-/* A wait that ends by itself: never early, late by wait/16 and what a busy machine adds. */
+/* A wait that ends by itself: never early; late by wait/16, and by what a busy machine adds. */
 static void took_the_wait(reply *r)
 {
     TOOK(r, WAIT_MS - 2, WAIT_MS + 1500);
@@ -54,7 +55,7 @@ static void wait_for_quiet(trial *t)
         before = now;
         reply *r = get(t, "/v1/catalog/services");
         now = index_of(r);
-        reply *pause = block_on(t, UINT64_MAX, "wait=80ms");
+        reply *pause = block_on(t, UINT64_MAX, "wait=40ms");
         finish(pause);
     }
 }
@@ -77,7 +78,7 @@ static void index_zero_is_plain(trial *t)
 static void index_current_waits(trial *t)
 {
     uint64_t index = index_of(settled(t));
-    reply *r = read_at(t, index, "wait=300ms");
+    reply *r = read_at(t, index, WAIT);
     STATUS(r, 200);
     took_the_wait(r);
     AT(r, "", "[1]");
@@ -87,8 +88,8 @@ static void index_current_waits(trial *t)
 static void index_too_large_waits(trial *t)
 {
     uint64_t index = index_of(settled(t));
-    reply *far = block_on(t, index + 100000, "wait=300ms");
-    reply *farthest = block_on(t, UINT64_MAX, "wait=300ms");
+    reply *far = block_on(t, index + 100000, WAIT);
+    reply *farthest = block_on(t, UINT64_MAX, WAIT);
     finish(far);
     finish(farthest);
     took_the_wait(far);
@@ -137,8 +138,8 @@ static void wait_refused(trial *t)
 
 static void wait_forms(trial *t)
 {
-    static const char *const forms[] = { "wait=0.3s", "wait=300000us", "wait=0m0.3s", "wait=.3s",
-                                         "wait=300000000ns" };
+    static const char *const forms[] = { "wait=0.2s", "wait=200000us", "wait=0m0.2s", "wait=.2s",
+                                         "wait=200000000ns" };
     uint64_t index = index_of(settled(t));
     reply *all[5];
     for (size_t i = 0; i < 5; i++) {
@@ -319,7 +320,7 @@ static void wakes_in_any_case_of_the_name(trial *t)
     enroll(t, "{'Name':'%s-MiXed'}", t->name);
     t->name = text(t, "%s-mixed", t->name);
     uint64_t index = index_of(health_of(t, 1));
-    reply *r = read_at(t, index, "wait=300ms");
+    reply *r = read_at(t, index, WAIT);
     took_the_wait(r);
     AT(r, "", "[1]");
 }
@@ -398,7 +399,7 @@ static void unknown_waits(trial *t)
 {
     wait_for_quiet(t);
     uint64_t index = index_of(get(t, "/v1/health/service/%s", t->name));
-    reply *r = read_at(t, index, "wait=300ms");
+    reply *r = read_at(t, index, WAIT);
     STATUS(r, 200);
     took_the_wait(r);
     AT(r, "", "[]");
@@ -427,12 +428,12 @@ static void unknown_and_others_at_first(trial *t)
     if (index == before) {
         return;
     }
-    reply *r = block_on(t, index, "wait=500ms");
+    reply *r = block_on(t, index, "wait=300ms");
     EXPECT(t, is_blocked(r, 50));
     enroll(t, "{'Name':'%s-2'}", t->name);
     finish(r);
     AT(r, "", "[]");
-    TOOK(r, PER(t, 50, 498), PER(t, 480, SOON_MS));
+    TOOK(r, PER(t, 50, 298), PER(t, 290, SOON_MS));
     EXPECT(t, PER(t, index_of(r) > index, index_of(r) <= index));
 }
 
@@ -445,14 +446,14 @@ static void unknown_and_an_extinction(trial *t)
     deregister(t, text(t, "%s-1", t->name));
     wait_for_quiet(t);
     uint64_t index = index_of(get(t, "/v1/health/service/%s", t->name));
-    reply *r = block_on(t, index, "wait=700ms");
+    reply *r = block_on(t, index, "wait=500ms");
     EXPECT(t, is_blocked(r, 50));
     enroll(t, "{'Name':'%s-3'}", t->name);
     EXPECT(t, is_blocked(r, QUIET_MS));
     deregister(t, text(t, "%s-2", t->name));
     finish(r);
     AT(r, "", "[]");
-    TOOK(r, PER(t, 50, 698), PER(t, 680, 2500));
+    TOOK(r, PER(t, 50, 498), PER(t, 490, SOON_MS));
     EXPECT(t, PER(t, index_of(r) > index, index_of(r) <= index));
     EXPECT(t, index_of(get(t, "/v1/health/service/%s", t->name)) > index);
 }
@@ -464,7 +465,7 @@ static void gone_waits(trial *t)
     health_of(t, 0);
     wait_for_quiet(t);
     uint64_t index = index_of(get(t, "/v1/health/service/%s", t->name));
-    reply *r = read_at(t, index, "wait=300ms");
+    reply *r = read_at(t, index, WAIT);
     STATUS(r, 200);
     took_the_wait(r);
     AT(r, "", "[]");
@@ -477,7 +478,7 @@ static void hash_waits_and_wakes(trial *t)
     settled(t);
     reply *r = get(t, "/v1/agent/service/%s", t->name);
     const char *hash = text(t, "%s", value_at(r->json, "ContentHash")->text);
-    r = get(t, "/v1/agent/service/%s?hash=%s&wait=300ms", t->name, hash);
+    r = get(t, "/v1/agent/service/%s?hash=%s&" WAIT, t->name, hash);
     STATUS(r, 200);
     took_the_wait(r);
     FIELD(r, "X-Consul-ContentHash", hash);

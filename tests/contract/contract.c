@@ -27,11 +27,17 @@ static const char default_token[] = "11111111-2222-3333-4444-555555555555";
 
 typedef enum verdict { VERDICT_NONE, VERDICT_OK, VERDICT_FAIL } verdict;
 
+typedef struct embedded {
+    agent        *core;
+    agent_server *server;           /* NULL: not started                                      */
+    char          url[40];
+} embedded;
+
 typedef struct column {
     const char *name;
     bool        is_new, is_real;
     const char *url, *acl_url;
-    server     *own, *acl_own;      /* embedded agents of this program                        */
+    embedded    own, acl_own;       /* agents of this program                                 */
     verdict     verdicts[MAX_CASES];
     char       *why[MAX_CASES];
     size_t      next;               /* the case that the next free worker takes               */
@@ -181,27 +187,38 @@ static bool take_url(column *columns, const char *arg)
     return false;
 }
 
-static void start_embedded(column *c)
+static const char *start_agent(embedded *e, const agent_desc *desc)
 {
-    agent_desc desc = { .profile = c->is_new ? AGENT_1_22 : AGENT_1_8, .pretty = true };
-    if (c->url == NULL) {
-        c->own = server_start(&desc);
-        c->url = server_url(c->own);
+    uint16_t port = 0;
+    e->core = agent_create(desc, agent_server_now());
+    e->server = agent_server_start(e->core, "127.0.0.1", &port);
+    if (e->server == NULL) {
+        perror("contract: cannot start an embedded agent");
+        return NULL;
     }
-    if (c->acl_url == NULL) {
-        desc.management_token = token;
-        c->acl_own = server_start(&desc);
-        c->acl_url = server_url(c->acl_own);
+    snprintf(e->url, sizeof e->url, "http://127.0.0.1:%u", (unsigned)port);
+    return e->url;
+}
+
+static void stop_agent(embedded *e)
+{
+    if (e->server != NULL) {
+        agent_server_stop(e->server);
+    }
+    if (e->core != NULL) {
+        agent_destroy(e->core);
     }
 }
 
-static void stop_embedded(column *c)
+static void start_embedded(column *c)
 {
-    if (c->own != NULL) {
-        server_stop(c->own);
+    agent_desc desc = { .profile = c->is_new ? AGENT_1_22 : AGENT_1_8 };
+    if (c->url == NULL) {
+        c->url = start_agent(&c->own, &desc);
     }
-    if (c->acl_own != NULL) {
-        server_stop(c->acl_own);
+    desc.management_token = token;
+    if (c->acl_url == NULL) {
+        c->acl_url = start_agent(&c->acl_own, &desc);
     }
 }
 
@@ -251,7 +268,8 @@ int main(int argc, char **argv)
     run_all(columns);
     unsigned num_failed = report(columns, is_quiet);
     for (size_t i = 0; i < NUM_COLUMNS; i++) {
-        stop_embedded(&columns[i]);
+        stop_agent(&columns[i].own);
+        stop_agent(&columns[i].acl_own);
         for (size_t k = 0; k < num_cases; k++) {
             free(columns[i].why[k]);
         }
