@@ -422,8 +422,9 @@ typedef struct echo {
 
 static void echo_note(echo *e, const char *text, size_t len)
 {
-    size_t room = sizeof e->text - 1 - strlen(e->text);
-    strncat(e->text, text, len < room ? len : room);
+    size_t have = strlen(e->text);
+    size_t room = sizeof e->text - 1 - have;
+    memcpy(e->text + have, text, len < room ? len : room);
 }
 
 static void echo_on_accept(void *user, world_conn *conn)
