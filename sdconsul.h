@@ -777,6 +777,26 @@ static uint32_t sdci_atomic_swap(uint32_t *p, uint32_t value)
     return __atomic_exchange_n(p, value, __ATOMIC_SEQ_CST);
 }
 
+static void *sdci_atomic_get_ptr(void *const *p)
+{
+    return __atomic_load_n(p, __ATOMIC_SEQ_CST);
+}
+
+static void sdci_atomic_set_ptr(void **p, void *value)
+{
+    __atomic_store_n(p, value, __ATOMIC_SEQ_CST);
+}
+
+static sdc_wake_fn sdci_atomic_get_wake_fn(sdc_wake_fn const *p)
+{
+    return __atomic_load_n(p, __ATOMIC_SEQ_CST);
+}
+
+static void sdci_atomic_set_wake_fn(sdc_wake_fn *p, sdc_wake_fn value)
+{
+    __atomic_store_n(p, value, __ATOMIC_SEQ_CST);
+}
+
 /* A lock for a few instructions: spins shortly, then yields. It is never held while a callback,
    a hook or a system call runs, and never taken in a signal handler. */
 static void sdci_lock(uint32_t *lock)
@@ -3628,4 +3648,5418 @@ void sdc_http_destroy(sdc_http *http)
         sdci_free(&own, http, sizeof *http);
     }
 }
-#endif
+
+/* ---- io ------------------------------------------------------- [sdc:io] --
+   The outside world by POSIX: the only section that makes system calls. Each
+   function is one member of sdc_io. Streams and wakers are descriptors packed
+   into a pointer, so that nothing here needs memory.
+   ------------------------------------------------------------------------- */
+
+/* What went wrong, in words that depend on no locale. */
+static const char *sdci_errno_text(int code)
+{
+    switch (code) {
+    case ECONNREFUSED: return "connection refused";
+    case ECONNRESET:   return "connection reset by the peer";
+    case EPIPE:        return "connection closed by the peer";
+    case ETIMEDOUT:    return "the peer does not answer";
+    case EHOSTUNREACH: return "no route to the host";
+    case ENETUNREACH:  return "the network is unreachable";
+    case EADDRNOTAVAIL: return "no local address or port left";
+    case EACCES:
+    case EPERM:        return "permission denied";
+    case ENOENT:       return "no such file or socket";
+    case EMFILE:       return "this process has too many open descriptors";
+    case ENFILE:       return "the system has too many open descriptors";
+    case ENOMEM:
+    case ENOBUFS:      return "the system is out of memory";
+    default:           return "system error";
+    }
+}
+
+static sdc_err sdci_fail_os(sdc_error *error, sdc_err code, const char *doing, int os_errno)
+{
+    (void)sdci_fail(error, code, "%s: %s (errno %d)", doing, sdci_errno_text(os_errno), os_errno);
+    if (error != NULL) {
+        error->os_errno = os_errno;
+    }
+    return code;
+}
+
+static uint64_t sdci_posix_now_ms(void *user)
+{
+    struct timespec now;
+
+    (void)user;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static int sdci_open_file(const char *path)
+{
+    int fd;
+
+    do {
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    } while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+static ssize_t sdci_read_fd(int fd, void *bytes, size_t max)
+{
+    ssize_t got;
+
+    do {
+        got = read(fd, bytes, max);
+    } while (got < 0 && errno == EINTR);
+    return got;
+}
+
+/* Asked once for each object, which then goes on by itself. The clock stands in where there is no
+   random device: two processes still differ. */
+static uint64_t sdci_posix_random(void *user)
+{
+    uint64_t bits = 0;
+    int fd = sdci_open_file("/dev/urandom");
+    ssize_t got = fd >= 0 ? sdci_read_fd(fd, &bits, sizeof bits) : -1;
+    struct timespec now;
+
+    (void)user;
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    if (got != (ssize_t)sizeof bits) {
+        (void)clock_gettime(CLOCK_MONOTONIC, &now);
+        bits = (uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec ^ (uint64_t)getpid() << 16;
+    }
+    return bits;
+}
+
+/* -- Names -- */
+
+static size_t sdci_collect_ips(const struct addrinfo *list, sdc_ip *ips, size_t max)
+{
+    size_t num = 0;
+
+    for (; list != NULL && num < max; list = list->ai_next) {
+        if (getnameinfo(list->ai_addr, list->ai_addrlen, ips[num].text, sizeof ips[num].text, NULL,
+                        0, NI_NUMERICHOST) == 0) {
+            num++;
+        }
+    }
+    return num;
+}
+
+static sdc_err sdci_posix_resolve(void *user, sdc_task *task, const char *host, bool may_block,
+                                  void **op, sdc_ip *ips, size_t max_ips, size_t *num_ips,
+                                  sdc_ready *until, sdc_error *error)
+{
+    struct addrinfo hints;
+    struct addrinfo *list = NULL;
+
+    (void)user;
+    (void)task;
+    (void)op;
+    (void)until;
+    if (!may_block) {
+        return sdci_fail(error, SDC_ERR_RESOLVE,
+                         "%.80s: a name needs a step that may block, or a resolve hook, or give "
+                         "the address as a number", host);
+    }
+    memset(&hints, 0, sizeof hints);
+    hints.ai_family = AF_UNSPEC;
+    hints.ai_socktype = SOCK_STREAM;
+    int failure = getaddrinfo(host, NULL, &hints, &list);
+    if (failure != 0) {
+        return sdci_fail(error, SDC_ERR_RESOLVE, "%.80s: the resolver says %s", host,
+                         gai_strerror(failure));
+    }
+    *num_ips = sdci_collect_ips(list, ips, max_ips);
+    freeaddrinfo(list);
+    return *num_ips > 0 ? SDC_OK
+                        : sdci_fail(error, SDC_ERR_RESOLVE, "%.80s: it has no address", host);
+}
+
+static void sdci_posix_resolve_end(void *user, void *op)
+{
+    (void)user;
+    (void)op;
+}
+
+/* -- Streams -- */
+
+/* A descriptor as a pointer that is never NULL. */
+static void *sdci_fd_to_stream(int fd)
+{
+    return (void *)((uintptr_t)fd + 1);
+}
+
+static int sdci_stream_to_fd(const void *stream)
+{
+    return (int)((uintptr_t)stream - 1);
+}
+
+static bool sdci_set_nonblocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL, 0);
+
+    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 &&
+           fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
+}
+
+/* Starts to connect. Answers the descriptor, or -1 with errno set. */
+static int sdci_connect(int family, const struct sockaddr *address, socklen_t len)
+{
+    int fd = socket(family, SOCK_STREAM, 0);
+
+    if (fd < 0) {
+        return -1;
+    }
+    if (!sdci_set_nonblocking(fd) ||
+        (connect(fd, address, len) != 0 && errno != EINPROGRESS && errno != EINTR)) {
+        int code = errno;
+        (void)close(fd);
+        errno = code;
+        return -1;
+    }
+    return fd;
+}
+
+static sdc_err sdci_connect_unix(const char *path, void **stream, sdc_error *error)
+{
+    struct sockaddr_un address;
+
+    memset(&address, 0, sizeof address);
+    address.sun_family = AF_UNIX;
+    if (strlen(path) >= sizeof address.sun_path) {
+        return sdci_fail(error, SDC_ERR_CONNECT, "the path of the unix socket is too long");
+    }
+    memcpy(address.sun_path, path, strlen(path));
+    int fd = sdci_connect(AF_UNIX, (const struct sockaddr *)(const void *)&address,
+                          (socklen_t)sizeof address);
+    if (fd < 0) {
+        return sdci_fail_os(error, SDC_ERR_CONNECT, path, errno);
+    }
+    *stream = sdci_fd_to_stream(fd);
+    return SDC_OK;
+}
+
+/* getaddrinfo with two numbers asks nobody; it is here because it knows scopes ("%eth0"). */
+static sdc_err sdci_connect_ip(const char *ip, uint16_t port, void **stream, sdc_error *error)
+{
+    struct addrinfo hints;
+    struct addrinfo *list = NULL;
+    char service[8];
+    int fd = -1;
+
+    memset(&hints, 0, sizeof hints);
+    hints.ai_family = AF_UNSPEC;
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+    (void)snprintf(service, sizeof service, "%u", (unsigned)port);
+    int failure = getaddrinfo(ip, service, &hints, &list);
+    if (failure != 0) {
+        return sdci_fail(error, SDC_ERR_CONNECT, "%.80s is not a numeric address", ip);
+    }
+    fd = sdci_connect(list->ai_family, list->ai_addr, list->ai_addrlen);
+    int code = errno;
+    freeaddrinfo(list);
+    if (fd < 0) {
+        return sdci_fail_os(error, SDC_ERR_CONNECT, "connect", code);
+    }
+    sdci_socket_tune(fd);
+    *stream = sdci_fd_to_stream(fd);
+    return SDC_OK;
+}
+
+static sdc_err sdci_posix_stream_open(void *user, const sdc_target *target, void **stream,
+                                      sdc_ready *until, sdc_error *error)
+{
+    sdc_err err = SDC_OK;
+    int code = 0;
+    socklen_t len = sizeof code;
+
+    (void)user;
+    if (*stream == NULL) {
+        err = target->path[0] != '\0' ? sdci_connect_unix(target->path, stream, error)
+                                      : sdci_connect_ip(target->ip, target->port, stream, error);
+    }
+    if (err != SDC_OK) {
+        return err;
+    }
+    struct pollfd ready;
+    ready.fd = sdci_stream_to_fd(*stream);
+    ready.events = POLLOUT;
+    ready.revents = 0;
+    if (poll(&ready, 1, 0) <= 0) {
+        until->fd = ready.fd;
+        until->writable = true;
+        return SDC_AGAIN;
+    }
+    if (getsockopt(ready.fd, SOL_SOCKET, SO_ERROR, &code, &len) != 0) {
+        code = errno;
+    }
+    return code == 0 ? SDC_OK : sdci_fail_os(error, SDC_ERR_CONNECT, "connect", code);
+}
+
+static bool sdci_would_block(int code)
+{
+    return code == EAGAIN || code == EWOULDBLOCK;
+}
+
+static sdc_err sdci_posix_stream_read(void *user, void *stream, void *bytes, size_t max,
+                                      size_t *len, sdc_ready *until, sdc_error *error)
+{
+    int fd = sdci_stream_to_fd(stream);
+    ssize_t got;
+
+    (void)user;
+    do {
+        got = recv(fd, bytes, max, 0);
+    } while (got < 0 && errno == EINTR);
+    if (got >= 0) {
+        *len = (size_t)got;
+        return SDC_OK;
+    }
+    if (sdci_would_block(errno)) {
+        until->fd = fd;
+        until->readable = true;
+        return SDC_AGAIN;
+    }
+    return sdci_fail_os(error, SDC_ERR_IO, "receive", errno);
+}
+
+static sdc_err sdci_posix_stream_write(void *user, void *stream, const void *bytes, size_t len,
+                                       size_t *written, sdc_ready *until, sdc_error *error)
+{
+    int fd = sdci_stream_to_fd(stream);
+    ssize_t put;
+
+    (void)user;
+    do {
+        put = send(fd, bytes, len, SDCI_SEND_FLAGS);
+    } while (put < 0 && errno == EINTR);
+    if (put >= 0) {
+        *written = (size_t)put;
+        return SDC_OK;
+    }
+    if (sdci_would_block(errno)) {
+        until->fd = fd;
+        until->writable = true;
+        return SDC_AGAIN;
+    }
+    return sdci_fail_os(error, SDC_ERR_IO, "send", errno);
+}
+
+static void sdci_posix_stream_close(void *user, void *stream)
+{
+    (void)user;
+    (void)close(sdci_stream_to_fd(stream));
+}
+
+/* -- Waiting -- */
+
+#define SDCI_WAKER_BITS (sizeof(uintptr_t) * 4)
+
+/* A pipe, both ends in one pointer. */
+static sdc_err sdci_posix_waker_create(void *user, void **waker, sdc_error *error)
+{
+    int ends[2];
+
+    (void)user;
+    if (pipe(ends) != 0) {
+        return sdci_fail_os(error, SDC_ERR_IO, "pipe", errno);
+    }
+    uintptr_t limit = ((uintptr_t)1 << SDCI_WAKER_BITS) - 1;
+    if (!sdci_set_nonblocking(ends[0]) || !sdci_set_nonblocking(ends[1]) ||
+        (uintptr_t)ends[0] >= limit || (uintptr_t)ends[1] >= limit) {
+        int code = errno;
+        (void)close(ends[0]);
+        (void)close(ends[1]);
+        return sdci_fail_os(error, SDC_ERR_IO, "fcntl", code);
+    }
+    *waker = (void *)(((uintptr_t)ends[0] + 1) | ((uintptr_t)ends[1] + 1) << SDCI_WAKER_BITS);
+    return SDC_OK;
+}
+
+static int sdci_waker_read_end(const void *waker)
+{
+    uintptr_t mask = ((uintptr_t)1 << SDCI_WAKER_BITS) - 1;
+
+    return (int)(((uintptr_t)waker & mask) - 1);
+}
+
+static int sdci_waker_write_end(const void *waker)
+{
+    return (int)(((uintptr_t)waker >> SDCI_WAKER_BITS) - 1);
+}
+
+/* A full pipe is a pending wake already. Signal handlers come here too, so errno is kept. */
+static void sdci_posix_waker_wake(void *user, void *waker)
+{
+    int saved = errno;
+    char byte = 1;
+
+    (void)user;
+    while (write(sdci_waker_write_end(waker), &byte, 1) < 0 && errno == EINTR) {
+        continue;
+    }
+    errno = saved;
+}
+
+static void sdci_posix_waker_destroy(void *user, void *waker)
+{
+    (void)user;
+    (void)close(sdci_waker_read_end(waker));
+    (void)close(sdci_waker_write_end(waker));
+}
+
+static void sdci_drain(int fd)
+{
+    char bytes[64];
+
+    while (sdci_read_fd(fd, bytes, sizeof bytes) == (ssize_t)sizeof bytes) {
+        continue;
+    }
+}
+
+static sdc_err sdci_posix_wait(void *user, void *waker, const sdc_wants *wants, sdc_error *error)
+{
+    struct pollfd fds[2];
+    nfds_t num = 0;
+
+    (void)user;
+    memset(fds, 0, sizeof fds);
+    if (waker != NULL) {
+        fds[num].fd = sdci_waker_read_end(waker);
+        fds[num].events = POLLIN;
+        num++;
+    }
+    if (wants->fd >= 0) {
+        fds[num].fd = wants->fd;
+        fds[num].events = (short)((wants->readable ? POLLIN : 0) | (wants->writable ? POLLOUT : 0));
+        num++;
+    }
+    if (poll(fds, num, wants->timeout_ms) < 0 && errno != EINTR) {
+        return sdci_fail_os(error, SDC_ERR_IO, "poll", errno);
+    }
+    if (waker != NULL && fds[0].revents != 0) {
+        sdci_drain(fds[0].fd);
+    }
+    return SDC_OK;
+}
+
+/* -- Files -- */
+
+static sdc_err sdci_posix_read_file(void *user, const char *path, char *text, size_t max,
+                                    size_t *len, sdc_error *error)
+{
+    char more;
+    ssize_t got = 0;
+    size_t total = 0;
+
+    (void)user;
+    int fd = sdci_open_file(path);
+    if (fd < 0) {
+        return sdci_fail_os(error, SDC_ERR_IO, "open", errno);
+    }
+    do {
+        got = sdci_read_fd(fd, text + total, max - total);
+        total += got > 0 ? (size_t)got : 0;
+    } while (got > 0 && total < max);
+    bool is_longer = got > 0 && sdci_read_fd(fd, &more, 1) > 0;
+    int code = errno;
+    (void)close(fd);
+    if (got < 0) {
+        return sdci_fail_os(error, SDC_ERR_IO, "read", code);
+    }
+    *len = total;
+    return is_longer ? sdci_fail(error, SDC_ERR_LIMIT, "the file is too long") : SDC_OK;
+}
+
+static const sdc_io sdci_io_of_posix = {
+    NULL, false, sdci_posix_now_ms, sdci_posix_random, sdci_posix_resolve, sdci_posix_resolve_end,
+    sdci_posix_stream_open, sdci_posix_stream_read, sdci_posix_stream_write,
+    sdci_posix_stream_close, sdci_posix_waker_create, sdci_posix_waker_wake,
+    sdci_posix_waker_destroy, sdci_posix_wait, sdci_posix_read_file
+};
+
+const sdc_io *sdc_io_posix(void)
+{
+    return &sdci_io_of_posix;
+}
+
+/* The caller's table with POSIX's members where it has none. False: members that belong together
+   were given in part. */
+static bool sdci_io_complete(const sdc_io *given, sdc_io *out)
+{
+    const sdc_io *posix = &sdci_io_of_posix;
+
+    *out = given != NULL ? *given : *posix;
+    bool has_stream = out->stream_open != NULL;
+    bool has_resolve = out->resolve != NULL;
+    bool has_wait = out->wait != NULL;
+    if (has_stream != (out->stream_read != NULL) || has_stream != (out->stream_write != NULL) ||
+        has_stream != (out->stream_close != NULL) || has_resolve != (out->resolve_end != NULL) ||
+        has_wait != (out->waker_create != NULL) || has_wait != (out->waker_wake != NULL) ||
+        has_wait != (out->waker_destroy != NULL)) {
+        return false;
+    }
+    out->now_ms = out->now_ms != NULL ? out->now_ms : posix->now_ms;
+    out->random = out->random != NULL ? out->random : posix->random;
+    out->read_file = out->read_file != NULL ? out->read_file : posix->read_file;
+    if (!has_resolve) {
+        out->resolve = posix->resolve;
+        out->resolve_end = posix->resolve_end;
+    }
+    if (!has_stream) {
+        out->stream_open = posix->stream_open;
+        out->stream_read = posix->stream_read;
+        out->stream_write = posix->stream_write;
+        out->stream_close = posix->stream_close;
+    }
+    if (!has_wait) {
+        out->wait = posix->wait;
+        out->waker_create = posix->waker_create;
+        out->waker_wake = posix->waker_wake;
+        out->waker_destroy = posix->waker_destroy;
+    }
+    return true;
+}
+
+/* ---- call --------------------------------------------------- [sdc:call] --
+   One HTTP exchange over a connection that is kept between exchanges. Two
+   machines: the link brings a connection up, the call sends a request on it
+   and feeds the answer to [sdc:http]. Both only ever do what does not block,
+   and say in `until` what to wait for. A deadline counts when there is nothing
+   left to do, so that an answer which is already here is never thrown away.
+   ------------------------------------------------------------------------- */
+
+#define SDCI_IPS_MAX 8
+
+/* The agent: owned by the client, the same for all its links. */
+typedef struct sdci_agent {
+    char *host;                 /* without brackets */
+    char *path;                 /* of a unix socket, else "" */
+    char *prefix;               /* before every path */
+    char *name;                 /* host and port as a Host field and a message have it */
+    uint16_t port;
+    bool tls, is_numeric;
+} sdci_agent;
+
+/* CLOSED --start--> RESOLVING --addresses--> OPENING --connected--> OPEN
+      ^                 |                     |   ^                   |
+      |                 '--- no address ---.  |   '-- next address    |
+      '--- the last one failed, or close --+--'----- closed ----------'     */
+typedef enum sdci_link_state {
+    SDCI_LINK_CLOSED,           /* nothing open; ends when an exchange needs it       */
+    SDCI_LINK_RESOLVING,        /* a name is being looked up; ends with an answer     */
+    SDCI_LINK_OPENING,          /* one numeric address is tried; ends by its deadline */
+    SDCI_LINK_OPEN              /* bytes can flow; ends when either side closes       */
+} sdci_link_state;
+
+typedef struct sdci_link {
+    const sdc_io *io;
+    const sdc_allocator *allocator;
+    const sdci_agent *agent;
+    sdc_task *task;                     /* for resolve; NULL in a one-shot call */
+    void (*before_close)(void *user);   /* a descriptor that was told is about to go */
+    void *user;
+    void *op;                           /* of resolve */
+    void *stream;
+    sdc_ip *ips;                        /* the newest answer for the name, kept */
+    size_t num_ips, next_ip;
+    uint64_t deadline_ms;               /* of RESOLVING and of each address in OPENING */
+    sdc_ready until;                    /* what the newest SDC_AGAIN waits for */
+    uint32_t connect_timeout_ms;
+    uint32_t serial;                    /* counts descriptors */
+    uint64_t num_connects;
+    sdci_link_state state;
+} sdci_link;
+
+static void sdci_ready_none(sdc_ready *until)
+{
+    until->fd = -1;
+    until->readable = false;
+    until->writable = false;
+    until->at_ms = SDCI_FOREVER;
+}
+
+static void sdci_link_enter(sdci_link *link, sdci_link_state next, uint64_t now_ms)
+{
+    switch (next) {
+    case SDCI_LINK_RESOLVING:
+    case SDCI_LINK_OPENING:
+        link->deadline_ms = sdci_after(now_ms, link->connect_timeout_ms);
+        link->serial++;
+        break;
+    case SDCI_LINK_CLOSED:
+    case SDCI_LINK_OPEN:
+        link->deadline_ms = SDCI_FOREVER;
+        break;
+    }
+    link->state = next;
+}
+
+static void sdci_link_init(sdci_link *link, const sdc_io *io, const sdc_allocator *allocator,
+                           const sdci_agent *agent, uint32_t connect_timeout_ms)
+{
+    memset(link, 0, sizeof *link);
+    link->io = io;
+    link->allocator = allocator;
+    link->agent = agent;
+    link->connect_timeout_ms = connect_timeout_ms;
+    sdci_ready_none(&link->until);
+    sdci_link_enter(link, SDCI_LINK_CLOSED, 0);
+}
+
+/* Gives back what the state holds outside: the lookup or the stream. */
+static void sdci_link_drop(sdci_link *link)
+{
+    if (link->before_close != NULL && (link->op != NULL || link->stream != NULL)) {
+        link->before_close(link->user);
+    }
+    if (link->op != NULL) {
+        link->io->resolve_end(link->io->user, link->op);
+        link->op = NULL;
+    }
+    if (link->stream != NULL) {
+        link->io->stream_close(link->io->user, link->stream);
+        link->stream = NULL;
+    }
+    sdci_ready_none(&link->until);
+}
+
+static void sdci_link_close(sdci_link *link)
+{
+    sdci_link_drop(link);
+    sdci_link_enter(link, SDCI_LINK_CLOSED, 0);
+}
+
+static void sdci_link_deinit(sdci_link *link)
+{
+    sdci_link_close(link);
+    sdci_free(link->allocator, link->ips, SDCI_IPS_MAX * sizeof *link->ips);
+    link->ips = NULL;
+}
+
+/* -- Resolving -- */
+
+static void sdci_ip_set(sdc_ip *ip, const char *text)
+{
+    (void)snprintf(ip->text, sizeof ip->text, "%s", text);
+}
+
+/* What needs no resolver: unix paths, numbers, and localhost (RFC 6761, 6.3). */
+static bool sdci_link_knows_ips(sdci_link *link)
+{
+    const sdci_agent *agent = link->agent;
+
+    if (agent->path[0] != '\0' || agent->is_numeric) {
+        sdci_ip_set(&link->ips[0], agent->path[0] != '\0' ? "" : agent->host);
+        link->num_ips = 1;
+        return true;
+    }
+    if (sdci_equal_nocase(sdci_str_of(agent->host), sdci_str_of("localhost"))) {
+        sdci_ip_set(&link->ips[0], "127.0.0.1");
+        sdci_ip_set(&link->ips[1], "::1");
+        link->num_ips = 2;
+        return true;
+    }
+    return false;
+}
+
+/* Asks the hook. Where a step may not block and the hook would have to, the addresses it gave
+   before are used again. */
+static sdc_err sdci_link_ask_ips(sdci_link *link, bool may_block, sdc_error *error)
+{
+    sdc_ip ips[SDCI_IPS_MAX];
+    size_t num = 0;
+
+    memset(ips, 0, sizeof ips);
+    sdci_ready_none(&link->until);
+    sdc_err err = link->io->resolve(link->io->user, link->task, link->agent->host, may_block,
+                                    &link->op, ips, SDCI_IPS_MAX, &num, &link->until, error);
+    if (err == SDC_AGAIN) {
+        return SDC_AGAIN;
+    }
+    if (err == SDC_OK && num > 0) {
+        memcpy(link->ips, ips, sizeof ips);
+        link->num_ips = (size_t)sdci_min(num, SDCI_IPS_MAX);
+    } else if (err == SDC_OK) {
+        err = sdci_fail(error, SDC_ERR_RESOLVE, "%.80s: it has no address", link->agent->host);
+    } else if (err == SDC_ERR_RESOLVE && !may_block && link->num_ips > 0) {
+        err = SDC_OK;
+    }
+    sdci_link_drop(link);
+    return err;
+}
+
+static sdc_err sdci_link_resolve(sdci_link *link, bool may_block, sdc_error *error)
+{
+    if (link->ips == NULL) {
+        link->ips = (sdc_ip *)sdci_new(link->allocator, SDCI_IPS_MAX * sizeof *link->ips);
+    }
+    if (link->ips == NULL) {
+        return sdci_fail_plain(error, SDC_ERR_NOMEM);
+    }
+    link->next_ip = 0;
+    return sdci_link_knows_ips(link) ? SDC_OK : sdci_link_ask_ips(link, may_block, error);
+}
+
+/* -- Opening -- */
+
+static sdc_err sdci_link_open(sdci_link *link, sdc_error *error)
+{
+    sdc_target target;
+
+    target.host = link->agent->host;
+    target.ip = link->ips[link->next_ip].text;
+    target.path = link->agent->path;
+    target.port = link->agent->port;
+    target.tls = link->agent->tls;
+    sdci_ready_none(&link->until);
+    return link->io->stream_open(link->io->user, &target, &link->stream, &link->until, error);
+}
+
+/* Says which agent and address an error is about. */
+static void sdci_link_blame(const sdci_link *link, sdc_error *error)
+{
+    char why[sizeof error->message];
+    const char *ip = link->ips != NULL && link->next_ip < link->num_ips
+                         ? link->ips[link->next_ip].text : "";
+    bool is_named = ip[0] != '\0' && strcmp(ip, link->agent->host) != 0;
+
+    (void)snprintf(why, sizeof why, "%s", error->message);
+    (void)snprintf(error->message, sizeof error->message, "%.100s%s%.63s: %.80s",
+                   link->agent->name, is_named ? " at " : "", is_named ? ip : "", why);
+    sdci_make_printable(error->message);
+}
+
+/* This address failed. True: another one is left, and it is tried from now on. */
+static bool sdci_link_next_address(sdci_link *link, uint64_t now_ms)
+{
+    sdci_link_drop(link);
+    link->next_ip++;
+    if (link->next_ip >= link->num_ips) {
+        return false;
+    }
+    sdci_link_enter(link, SDCI_LINK_OPENING, now_ms);
+    return true;
+}
+
+/* Brings the connection up. SDC_OK: open. SDC_AGAIN: see `until` and the deadline. Else the last
+   address failed, and *error says how. */
+static sdc_err sdci_link_run(sdci_link *link, uint64_t now_ms, bool may_block, sdc_error *error)
+{
+    sdc_err err = SDC_OK;
+
+    if (link->state == SDCI_LINK_CLOSED) {
+        sdci_link_enter(link, SDCI_LINK_RESOLVING, now_ms);
+    }
+    if (link->state == SDCI_LINK_RESOLVING) {
+        err = sdci_link_resolve(link, may_block, error);
+        if (err == SDC_OK) {
+            sdci_link_enter(link, SDCI_LINK_OPENING, now_ms);
+        }
+    }
+    while (link->state == SDCI_LINK_OPENING) {
+        err = sdci_link_open(link, error);
+        if (err == SDC_AGAIN && now_ms >= link->deadline_ms) {
+            err = sdci_fail(error, SDC_ERR_TIMEOUT, "not connected within %u ms",
+                            (unsigned)link->connect_timeout_ms);
+        }
+        if (err == SDC_OK) {
+            link->num_connects++;
+            sdci_link_enter(link, SDCI_LINK_OPEN, now_ms);
+        } else if (err == SDC_AGAIN || !sdci_link_next_address(link, now_ms)) {
+            break;
+        }
+    }
+    if (err == SDC_AGAIN && link->state == SDCI_LINK_RESOLVING && now_ms >= link->deadline_ms) {
+        err = sdci_fail(error, SDC_ERR_TIMEOUT, "the name was not resolved within %u ms",
+                        (unsigned)link->connect_timeout_ms);
+    }
+    if (err != SDC_OK && err != SDC_AGAIN) {
+        sdci_link_blame(link, error);
+        sdci_link_close(link);
+    }
+    return err;
+}
+
+/* -- The exchange -- */
+
+/* IDLE --start--> CONNECTING --open--> SENDING --all sent--> RECEIVING --> IDLE
+                      ^                    |                     |
+                      '-- a kept connection died before the first byte: once, on a new one
+
+   In IDLE a kept connection is watched for the peer's close.               */
+typedef enum sdci_call_state {
+    SDCI_CALL_IDLE,             /* no exchange; ends with a start                     */
+    SDCI_CALL_CONNECTING,       /* the link is coming up; it has deadlines of its own */
+    SDCI_CALL_SENDING,          /* the request goes out; an early answer is read too  */
+    SDCI_CALL_RECEIVING         /* ends with the answer, or at the deadline           */
+} sdci_call_state;
+
+typedef struct sdci_call {
+    sdci_link link;
+    sdc_http http;
+    sdci_buf request;           /* holds the token: wiped */
+    size_t sent;
+    uint64_t deadline_ms;       /* of SENDING and RECEIVING together */
+    uint64_t bytes_in, bytes_out;
+    uint32_t timeout_ms;
+    sdci_call_state state;
+    bool may_retry;             /* the connection was used before and no byte has come since */
+    bool has_more;              /* stopped by its share of work, not for want of bytes */
+} sdci_call;
+
+/* What a run works with: lent for one step. */
+typedef struct sdci_share {
+    char *bytes;                /* receive buffer */
+    size_t max;
+    size_t left;                /* of what this step may take in */
+    bool may_block;             /* resolve may */
+} sdci_share;
+
+static void sdci_call_enter(sdci_call *call, sdci_call_state next, uint64_t now_ms)
+{
+    switch (next) {
+    case SDCI_CALL_IDLE:
+    case SDCI_CALL_CONNECTING:
+        call->deadline_ms = SDCI_FOREVER;
+        break;
+    case SDCI_CALL_SENDING:
+        call->deadline_ms = sdci_after(now_ms, call->timeout_ms);
+        break;
+    case SDCI_CALL_RECEIVING:
+        break;
+    }
+    call->state = next;
+}
+
+static void sdci_call_init(sdci_call *call, const sdc_io *io, const sdc_allocator *allocator,
+                           const sdci_agent *agent, uint32_t connect_timeout_ms)
+{
+    memset(call, 0, sizeof *call);
+    sdci_link_init(&call->link, io, allocator, agent, connect_timeout_ms);
+    sdci_buf_init(&call->request, allocator, (size_t)16 << 20);
+    sdci_buf_init(&call->http.line, allocator, 1);
+    call->request.is_secret = true;
+    sdci_call_enter(call, SDCI_CALL_IDLE, 0);
+}
+
+/* Ends the exchange, however it went: an idle call holds no buffer. */
+static void sdci_call_end(sdci_call *call)
+{
+    sdci_http_deinit(&call->http);
+    sdci_buf_deinit(&call->request);
+    sdci_call_enter(call, SDCI_CALL_IDLE, 0);
+}
+
+/* Ends the exchange and the connection with it. */
+static void sdci_call_abort(sdci_call *call)
+{
+    sdci_link_close(&call->link);
+    sdci_call_end(call);
+}
+
+static void sdci_call_deinit(sdci_call *call)
+{
+    sdci_link_deinit(&call->link);
+    sdci_call_end(call);
+}
+
+/* Starts to send what `request` holds. The timeout counts from the moment of sending. */
+static void sdci_call_start(sdci_call *call, const sdc_http_handler *handler, size_t head_max,
+                            uint64_t body_max, uint32_t timeout_ms, uint64_t now_ms)
+{
+    SDC_ASSERT(call->state == SDCI_CALL_IDLE);
+    sdci_http_deinit(&call->http);
+    sdci_http_init(&call->http, call->link.allocator, handler, head_max, body_max);
+    call->sent = 0;
+    call->timeout_ms = timeout_ms;
+    call->may_retry = call->link.state == SDCI_LINK_OPEN;
+    sdci_call_enter(call, SDCI_CALL_CONNECTING, now_ms);
+}
+
+/* A kept connection that is dead before the first byte of the answer proves nothing about the
+   request: the peer may have closed it long ago (RFC 9110, 9.2.2; all requests here are safe to
+   repeat). True: it is repeated. */
+static bool sdci_call_retries(sdci_call *call, uint64_t now_ms)
+{
+    if (!call->may_retry) {
+        return false;
+    }
+    call->may_retry = false;
+    call->sent = 0;
+    sdci_link_close(&call->link);
+    sdci_call_enter(call, SDCI_CALL_CONNECTING, now_ms);
+    return true;
+}
+
+/* Bytes of the answer. SDC_AGAIN: more are needed. */
+static sdc_err sdci_call_take(sdci_call *call, const char *bytes, size_t len, sdc_error *error)
+{
+    size_t used = 0;
+
+    call->may_retry = false;
+    call->bytes_in += len;
+    sdc_err err = sdc_http_feed(&call->http, bytes, len, &used);
+    if (err != SDC_OK) {
+        sdc_http_error(&call->http, error);
+        return err;
+    }
+    if (!sdc_http_is_complete(&call->http)) {
+        return SDC_AGAIN;
+    }
+    if (used < len || call->sent < call->request.len || !sdc_http_keeps_alive(&call->http)) {
+        sdci_link_close(&call->link);
+    }
+    return SDC_OK;
+}
+
+/* The peer closed: the end of an answer without a length, or of the exchange. */
+static sdc_err sdci_call_peer_closed(sdci_call *call, uint64_t now_ms, sdc_error *error)
+{
+    if (sdci_call_retries(call, now_ms)) {
+        return SDC_AGAIN;
+    }
+    sdc_err err = sdc_http_finish(&call->http);
+    if (err != SDC_OK) {
+        sdc_http_error(&call->http, error);
+    }
+    if (err != SDC_OK && call->http.offset == 0) {
+        err = sdci_fail(error, SDC_ERR_IO, "the agent closed the connection without an answer");
+    }
+    sdci_link_close(&call->link);
+    return err;
+}
+
+/* Reads what is there. SDC_OK: the answer is whole. */
+static sdc_err sdci_call_receive(sdci_call *call, sdci_share *share, uint64_t now_ms,
+                                 sdc_error *error)
+{
+    sdci_link *link = &call->link;
+    sdc_err err = SDC_AGAIN;
+
+    while (err == SDC_AGAIN && link->state == SDCI_LINK_OPEN) {
+        size_t len = 0;
+        sdc_ready until;
+        if (share->left == 0) {
+            call->has_more = true;
+            return SDC_AGAIN;
+        }
+        sdci_ready_none(&until);
+        sdc_err got = link->io->stream_read(link->io->user, link->stream, share->bytes,
+                                            (size_t)sdci_min(share->max, share->left), &len,
+                                            &until, error);
+        if (got == SDC_AGAIN) {
+            until.writable = until.writable || (until.fd == link->until.fd &&
+                                                call->state == SDCI_CALL_SENDING);
+            link->until = until;
+            return SDC_AGAIN;
+        }
+        if (got != SDC_OK) {
+            return sdci_call_retries(call, now_ms) ? SDC_AGAIN : got;
+        }
+        share->left -= len;
+        err = len == 0 ? sdci_call_peer_closed(call, now_ms, error)
+                       : sdci_call_take(call, share->bytes, len, error);
+    }
+    return err;
+}
+
+/* A write that fails is not yet the end: a busy agent answers 429 and closes before it has read
+   the request, and that answer says more than the broken pipe. */
+static sdc_err sdci_call_send(sdci_call *call, sdci_share *share, uint64_t now_ms,
+                              sdc_error *error)
+{
+    sdci_link *link = &call->link;
+    sdc_error of_write;
+
+    while (call->sent < call->request.len) {
+        size_t written = 0;
+        sdci_ready_none(&link->until);
+        sdc_err err = link->io->stream_write(link->io->user, link->stream,
+                                             call->request.ptr + call->sent,
+                                             call->request.len - call->sent, &written,
+                                             &link->until, &of_write);
+        if (err == SDC_AGAIN) {
+            return sdci_call_receive(call, share, now_ms, error);
+        }
+        if (err != SDC_OK) {
+            sdc_err got = sdci_call_receive(call, share, now_ms, error);
+            if (got != SDC_AGAIN || call->state != SDCI_CALL_SENDING ||
+                sdci_call_retries(call, now_ms)) {
+                return got;
+            }
+            *error = of_write;
+            return err;
+        }
+        call->sent += written;
+        call->bytes_out += written;
+    }
+    sdci_call_enter(call, SDCI_CALL_RECEIVING, now_ms);
+    return SDC_AGAIN;
+}
+
+/* One pass through the state; SDC_AGAIN with another state means that there is more to do. */
+static sdc_err sdci_call_once(sdci_call *call, sdci_share *share, uint64_t now_ms,
+                              sdc_error *error)
+{
+    sdc_err err = SDC_AGAIN;
+
+    switch (call->state) {
+    case SDCI_CALL_IDLE:
+        break;
+    case SDCI_CALL_CONNECTING:
+        err = sdci_link_run(&call->link, now_ms, share->may_block, error);
+        if (err == SDC_OK) {
+            sdci_call_enter(call, SDCI_CALL_SENDING, now_ms);
+            err = SDC_AGAIN;
+        }
+        break;
+    case SDCI_CALL_SENDING:
+        err = sdci_call_send(call, share, now_ms, error);
+        break;
+    case SDCI_CALL_RECEIVING:
+        err = sdci_call_receive(call, share, now_ms, error);
+        break;
+    }
+    return err;
+}
+
+/* Moves the exchange on. SDC_OK: the answer is whole. SDC_AGAIN: wait for `until`, the deadline,
+   or nothing if has_more. Else it failed and *error says how. The exchange is over unless
+   SDC_AGAIN, and the caller ends it. */
+static sdc_err sdci_call_run(sdci_call *call, sdci_share *share, uint64_t now_ms,
+                             sdc_error *error)
+{
+    sdci_call_state before;
+    sdc_err err;
+
+    call->has_more = false;
+    do {
+        before = call->state;
+        err = sdci_call_once(call, share, now_ms, error);
+    } while (err == SDC_AGAIN && call->state != before);
+    if (err == SDC_AGAIN && now_ms >= call->deadline_ms) {
+        err = sdci_fail(error, SDC_ERR_TIMEOUT, "no answer within %u ms",
+                        (unsigned)call->timeout_ms);
+        sdci_link_blame(&call->link, error);
+    } else if (err != SDC_OK && err != SDC_AGAIN && call->state > SDCI_CALL_CONNECTING) {
+        sdci_link_blame(&call->link, error);
+    }
+    if (err != SDC_OK && err != SDC_AGAIN) {
+        sdci_link_close(&call->link);
+    }
+    return err;
+}
+
+/* Between exchanges: bytes or an end that nobody asked for mean that the connection is of no more
+   use, and it is better to know that before the next request. */
+static void sdci_call_watch(sdci_call *call)
+{
+    sdci_link *link = &call->link;
+    char byte;
+    size_t len = 0;
+    sdc_error ignored;
+
+    if (call->state != SDCI_CALL_IDLE || link->state != SDCI_LINK_OPEN) {
+        return;
+    }
+    sdci_ready_none(&link->until);
+    if (link->io->stream_read(link->io->user, link->stream, &byte, 1, &len, &link->until,
+                              &ignored) != SDC_AGAIN) {
+        sdci_link_close(link);
+    }
+}
+
+/* The earliest time at which there is something to do. */
+static uint64_t sdci_call_deadline(const sdci_call *call)
+{
+    uint64_t at = sdci_min(call->deadline_ms, call->link.deadline_ms);
+
+    return call->has_more ? 0 : sdci_min(at, call->link.until.at_ms);
+}
+
+/* ---- client ----------------------------------------------- [sdc:client] --
+   Where Consul is and who we are, the head of every request, and what the head
+   of an answer says. Shared by tasks on several threads: what changes (token,
+   spare receive buffers) is under `lock`, everything else is fixed at create.
+   ------------------------------------------------------------------------- */
+
+#define SDCI_RECEIVE_BYTES ((size_t)64 << 10)
+#define SDCI_FEW_BYTES     512u     /* on the stack, where there is no memory for a buffer */
+#define SDCI_TOKEN_MAX     4096u
+#define SDCI_SLACK_MS      10000u   /* what an answer may take beyond its wait: an agent holds a
+                                       request for 7 s while it looks for a leader */
+
+struct sdc_client {
+    sdc_allocator allocator;
+    sdc_logger logger;
+    sdc_io io;
+    sdci_agent agent;
+    char *authorization;                /* of basic_auth: a whole header line, or NULL */
+    char *datacenter, *ns, *partition;  /* "" for none */
+    char *token_file;                   /* or NULL */
+    char *configured_token;             /* or NULL */
+    char *file_token;                   /* newest good content of token_file; under lock */
+    char *set_token;                    /* by sdc_client_set_token, or NULL; under lock */
+    void *spare;                        /* receive buffers nobody uses, linked; under lock */
+    size_t max_head_bytes, max_body_bytes, max_instances;
+    uint32_t connect_timeout_ms, request_timeout_ms;
+    uint32_t holds;                     /* the program's and each object's; atomic */
+    uint32_t lock;
+};
+
+/* -- Log -- */
+
+static void sdci_log(const sdc_client *client, sdc_log_level level, const sdc_kv *fields,
+                     size_t num_fields)
+{
+    if (client->logger.log != NULL && level >= client->logger.min_level) {
+        client->logger.log(client->logger.user, level, fields, num_fields);
+    }
+}
+
+static sdc_kv sdci_kv(const char *key, const char *value)
+{
+    sdc_kv field;
+
+    field.key = key;
+    field.value = value;
+    return field;
+}
+
+/* -- Create and destroy -- */
+
+/* The desc's value, or the environment's where that is asked for, or NULL. */
+static const char *sdci_or_environment(const sdc_client_desc *desc, const char *value,
+                                       const char *variable)
+{
+    if (!sdci_is_empty(value)) {
+        return value;
+    }
+    const char *found = desc->ignore_environment ? NULL : getenv(variable);
+    return sdci_is_empty(found) ? NULL : found;
+}
+
+/* Copies a text that may be absent. False: no memory. */
+static bool sdci_client_keep(sdc_client *client, char **out, const char *text)
+{
+    if (text == NULL) {
+        return true;
+    }
+    *out = sdci_copy(&client->allocator, text);
+    return *out != NULL;
+}
+
+static sdc_err sdci_check_token(const char *field, const char *token, sdc_error *error)
+{
+    if (token != NULL && sdci_has_control(token)) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s has a control character", field);
+    }
+    if (token != NULL && strlen(token) > SDCI_TOKEN_MAX) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s is longer than 4096 bytes", field);
+    }
+    return SDC_OK;
+}
+
+/* The official client's precedence: file, token, file of the environment, token of it. */
+static sdc_err sdci_client_init_token(sdc_client *client, const sdc_client_desc *desc,
+                                      sdc_error *error)
+{
+    bool is_explicit = !sdci_is_empty(desc->token_file) || !sdci_is_empty(desc->token);
+    const char *file = is_explicit ? desc->token_file
+                                   : sdci_or_environment(desc, NULL, "CONSUL_HTTP_TOKEN_FILE");
+    const char *token = is_explicit ? desc->token
+                                    : sdci_or_environment(desc, NULL, "CONSUL_HTTP_TOKEN");
+
+    sdc_err err = sdci_check_token(is_explicit ? "token" : "CONSUL_HTTP_TOKEN", token, error);
+    if (err != SDC_OK) {
+        return err;
+    }
+    file = sdci_is_empty(file) ? NULL : file;
+    token = sdci_is_empty(token) ? NULL : token;
+    if (!sdci_client_keep(client, &client->token_file, file) ||
+        !sdci_client_keep(client, &client->configured_token, token)) {
+        return sdci_fail_plain(error, SDC_ERR_NOMEM);
+    }
+    return SDC_OK;
+}
+
+static sdc_err sdci_client_init_auth(sdc_client *client, const sdc_client_desc *desc,
+                                     sdc_error *error)
+{
+    const char *auth = sdci_or_environment(desc, desc->basic_auth, "CONSUL_HTTP_AUTH");
+    sdci_buf line;
+
+    if (auth == NULL) {
+        return SDC_OK;
+    }
+    if (sdci_has_control(auth)) {
+        return sdci_fail(error, SDC_ERR_ARG, "basic_auth has a control character");
+    }
+    sdci_buf_init(&line, &client->allocator, 65536);
+    line.is_secret = true;
+    sdci_put_text(&line, "Authorization: Basic ");
+    sdci_put_base64(&line, sdci_str_of(auth));
+    sdci_put(&line, "\r\n", 3);
+    sdc_err err = line.err;
+    if (err == SDC_OK) {
+        client->authorization = sdci_copy(&client->allocator, line.ptr);
+        err = client->authorization != NULL ? SDC_OK : SDC_ERR_NOMEM;
+    }
+    sdci_buf_deinit(&line);
+    return err == SDC_OK ? SDC_OK : sdci_fail_plain(error, err);
+}
+
+/* CONSUL_HTTP_SSL asks for https where the address names no scheme. What is no boolean is refused:
+   to guess would be to send a token in the clear. */
+static sdc_err sdci_environment_tls(const sdc_client_desc *desc, bool *tls, sdc_error *error)
+{
+    static const char *const yes[] = { "1", "t", "T", "TRUE", "true", "True" };
+    static const char *const no[] = { "0", "f", "F", "FALSE", "false", "False" };
+    const char *value = sdci_or_environment(desc, NULL, "CONSUL_HTTP_SSL");
+
+    *tls = false;
+    for (size_t i = 0; value != NULL && i < sizeof yes / sizeof yes[0]; i++) {
+        if (strcmp(value, yes[i]) == 0 || strcmp(value, no[i]) == 0) {
+            *tls = strcmp(value, yes[i]) == 0;
+            return SDC_OK;
+        }
+    }
+    return value == NULL ? SDC_OK
+                         : sdci_fail(error, SDC_ERR_ARG, "CONSUL_HTTP_SSL is not a boolean");
+}
+
+static bool sdci_is_numeric_host(const sdci_address *address, const char *host)
+{
+    struct in_addr ignored;
+
+    return address->is_ipv6 || inet_pton(AF_INET, host, &ignored) == 1;
+}
+
+/* host:port as a Host field has it; over a unix socket any name does. */
+static char *sdci_agent_name(const sdc_allocator *allocator, const sdci_agent *agent)
+{
+    sdci_buf name;
+    char *copy = NULL;
+
+    sdci_buf_init(&name, allocator, 4096);
+    if (agent->path[0] != '\0') {
+        sdci_put_text(&name, "localhost");
+    } else {
+        sdci_put_addr(&name, agent->host, agent->port);
+    }
+    sdci_put_char(&name, '\0');
+    if (name.err == SDC_OK) {
+        copy = sdci_copy(allocator, name.ptr);
+    }
+    sdci_buf_deinit(&name);
+    return copy;
+}
+
+static char *sdci_copy_slice(const sdc_allocator *allocator, sdci_str text)
+{
+    char *copy = (char *)sdci_resize(allocator, NULL, 0, text.len + 1);
+
+    if (copy != NULL) {
+        memcpy(copy, text.len > 0 ? text.ptr : "", text.len);
+        copy[text.len] = '\0';
+    }
+    return copy;
+}
+
+static sdc_err sdci_agent_init(sdci_agent *agent, const sdc_allocator *allocator,
+                               const sdci_address *address)
+{
+    agent->host = sdci_copy_slice(allocator, address->host);
+    agent->path = sdci_copy_slice(allocator, address->path);
+    agent->prefix = sdci_copy_slice(allocator, address->prefix);
+    agent->port = address->port;
+    agent->tls = address->tls;
+    if (agent->host == NULL || agent->path == NULL || agent->prefix == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    agent->is_numeric = sdci_is_numeric_host(address, agent->host);
+    agent->name = sdci_agent_name(allocator, agent);
+    return agent->name != NULL ? SDC_OK : SDC_ERR_NOMEM;
+}
+
+static void sdci_agent_deinit(sdci_agent *agent, const sdc_allocator *allocator)
+{
+    sdci_free_text(allocator, agent->host);
+    sdci_free_text(allocator, agent->path);
+    sdci_free_text(allocator, agent->prefix);
+    sdci_free_text(allocator, agent->name);
+}
+
+static sdc_err sdci_client_init_agent(sdc_client *client, const sdc_client_desc *desc,
+                                      sdc_error *error)
+{
+    const char *text = sdci_or_environment(desc, desc->address, "CONSUL_HTTP_ADDR");
+    sdci_address address;
+    bool tls = false;
+
+    text = text != NULL ? text : "127.0.0.1:8500";
+    sdc_err err = sdci_parse_address(text, &address, error);
+    if (err == SDC_OK) {
+        err = sdci_environment_tls(desc, &tls, error);
+    }
+    if (err != SDC_OK) {
+        return err;
+    }
+    address.tls = address.tls || (tls && !address.is_unix && strstr(text, "://") == NULL);
+    if (address.tls && !client->io.can_tls) {
+        return sdci_fail(error, SDC_ERR_ARG, "address \"%.100s\": https needs an io table with "
+                         "can_tls, whose stream_open does the handshake", text);
+    }
+    err = sdci_agent_init(&client->agent, &client->allocator, &address);
+    return err == SDC_OK ? SDC_OK : sdci_fail_plain(error, err);
+}
+
+static sdc_err sdci_client_init_names(sdc_client *client, const sdc_client_desc *desc,
+                                      sdc_error *error)
+{
+    const char *ns = sdci_or_environment(desc, desc->ns, "CONSUL_NAMESPACE");
+    const char *partition = sdci_or_environment(desc, desc->partition, "CONSUL_PARTITION");
+
+    if (!sdci_client_keep(client, &client->datacenter,
+                          desc->datacenter != NULL ? desc->datacenter : "") ||
+        !sdci_client_keep(client, &client->ns, ns != NULL ? ns : "") ||
+        !sdci_client_keep(client, &client->partition, partition != NULL ? partition : "")) {
+        return sdci_fail_plain(error, SDC_ERR_NOMEM);
+    }
+    return SDC_OK;
+}
+
+static sdc_err sdci_client_init(sdc_client *client, const sdc_client_desc *desc, sdc_error *error)
+{
+    client->connect_timeout_ms = sdci_or(desc->connect_timeout_ms, 5000);
+    client->request_timeout_ms = sdci_or(desc->request_timeout_ms, 15000);
+    client->max_head_bytes = desc->max_head_bytes != 0 ? desc->max_head_bytes : SDCI_HTTP_HEAD_MAX;
+    client->max_body_bytes = desc->max_body_bytes != 0 ? desc->max_body_bytes : (size_t)256 << 20;
+    client->max_instances = desc->max_instances != 0 ? desc->max_instances : 100000;
+    if (!sdci_io_complete(desc->io, &client->io)) {
+        return sdci_fail(error, SDC_ERR_ARG, "io: the members of stream, of resolve, and of waker "
+                         "with wait come together or not at all");
+    }
+    if (desc->logger != NULL) {
+        client->logger = *desc->logger;
+    }
+    sdc_err err = sdci_client_init_agent(client, desc, error);
+    if (err == SDC_OK) {
+        err = sdci_client_init_token(client, desc, error);
+    }
+    if (err == SDC_OK) {
+        err = sdci_client_init_auth(client, desc, error);
+    }
+    return err == SDC_OK ? sdci_client_init_names(client, desc, error) : err;
+}
+
+static void sdci_client_free(sdc_client *client)
+{
+    sdc_allocator allocator = client->allocator;
+
+    while (client->spare != NULL) {
+        void *next = *(void **)client->spare;
+        sdci_free(&allocator, client->spare, SDCI_RECEIVE_BYTES);
+        client->spare = next;
+    }
+    sdci_agent_deinit(&client->agent, &allocator);
+    sdci_free_secret(&allocator, client->authorization);
+    sdci_free_secret(&allocator, client->configured_token);
+    sdci_free_secret(&allocator, client->file_token);
+    sdci_free_secret(&allocator, client->set_token);
+    sdci_free_text(&allocator, client->token_file);
+    sdci_free_text(&allocator, client->datacenter);
+    sdci_free_text(&allocator, client->ns);
+    sdci_free_text(&allocator, client->partition);
+    sdci_free(&allocator, client, sizeof *client);
+}
+
+static sdc_client *sdci_client_retain(sdc_client *client)
+{
+    (void)sdci_atomic_add(&client->holds, 1);
+    return client;
+}
+
+static void sdci_client_release(sdc_client *client)
+{
+    if (sdci_atomic_sub(&client->holds, 1) == 0) {
+        sdci_client_free(client);
+    }
+}
+
+sdc_err sdc_client_create(const sdc_client_desc *desc, sdc_client **out, sdc_error *error)
+{
+    sdc_client_desc defaults;
+
+    *out = NULL;
+    sdci_error_clear(error);
+    if (desc == NULL) {
+        memset(&defaults, 0, sizeof defaults);
+        desc = &defaults;
+    }
+    if (desc->allocator != NULL && desc->allocator->resize == NULL) {
+        return sdci_fail(error, SDC_ERR_ARG, "allocator: resize is missing");
+    }
+    sdc_allocator allocator = sdci_allocator_or_malloc(desc->allocator);
+    sdc_client *client = (sdc_client *)sdci_new(&allocator, sizeof *client);
+    if (client == NULL) {
+        return sdci_fail_plain(error, SDC_ERR_NOMEM);
+    }
+    client->allocator = allocator;
+    client->holds = 1;
+    sdc_err err = sdci_client_init(client, desc, error);
+    if (err != SDC_OK) {
+        sdci_client_free(client);
+        return err;
+    }
+    *out = client;
+    return SDC_OK;
+}
+
+void sdc_client_destroy(sdc_client *client)
+{
+    if (client != NULL) {
+        sdci_client_release(client);
+    }
+}
+
+uint64_t sdc_client_now_ms(const sdc_client *client)
+{
+    return client->io.now_ms(client->io.user);
+}
+
+/* -- Receive buffers -- */
+
+/* Lent for one step: their number follows the threads that step, not the tasks. */
+static char *sdci_client_lend(sdc_client *client)
+{
+    sdci_lock(&client->lock);
+    void *bytes = client->spare;
+    if (bytes != NULL) {
+        client->spare = *(void **)bytes;
+    }
+    sdci_unlock(&client->lock);
+    if (bytes == NULL) {
+        bytes = sdci_resize(&client->allocator, NULL, 0, SDCI_RECEIVE_BYTES);
+    }
+    return (char *)bytes;
+}
+
+static void sdci_client_give_back(sdc_client *client, char *bytes)
+{
+    if (bytes != NULL) {
+        sdci_lock(&client->lock);
+        *(void **)(void *)bytes = client->spare;
+        client->spare = bytes;
+        sdci_unlock(&client->lock);
+    }
+}
+
+/* -- Token -- */
+
+/* Replaces a token that other threads may be reading. */
+static void sdci_client_swap_token(sdc_client *client, char **slot, char *token)
+{
+    sdci_lock(&client->lock);
+    char *old = *slot;
+    *slot = token;
+    sdci_unlock(&client->lock);
+    sdci_free_secret(&client->allocator, old);
+}
+
+sdc_err sdc_client_set_token(sdc_client *client, const char *token)
+{
+    char *copy = NULL;
+    sdc_err err = sdci_check_token("token", token, NULL);
+
+    if (err == SDC_OK && !sdci_client_keep(client, &copy, token)) {
+        err = SDC_ERR_NOMEM;
+    }
+    if (err == SDC_OK) {
+        sdci_client_swap_token(client, &client->set_token, copy);
+    }
+    return err;
+}
+
+static void sdci_client_warn_token_file(const sdc_client *client, const char *why)
+{
+    sdc_kv fields[3];
+
+    fields[0] = sdci_kv("event", "token_file");
+    fields[1] = sdci_kv("path", client->token_file);
+    fields[2] = sdci_kv("err", why);
+    sdci_log(client, SDC_LOG_WARN, fields, 3);
+}
+
+/* Reads the token file anew. What cannot be read changes nothing: a secret that is being replaced
+   is missing for a moment. */
+static void sdci_client_read_token_file(sdc_client *client)
+{
+    char text[SDCI_TOKEN_MAX + 1];
+    size_t len = 0;
+    sdc_error error;
+
+    sdci_error_clear(&error);
+    sdc_err err = client->io.read_file(client->io.user, client->token_file, text, SDCI_TOKEN_MAX,
+                                       &len, &error);
+    if (err == SDC_OK) {
+        sdci_str token = sdci_trim(sdci_slice(text, len));
+        memmove(text, token.ptr, token.len);
+        text[token.len] = '\0';
+        if (memchr(text, '\0', token.len) != NULL || sdci_has_control(text)) {
+            err = sdci_fail(&error, SDC_ERR_ARG, "a control character in the token");
+        }
+    }
+    char *copy = err == SDC_OK ? sdci_copy(&client->allocator, text) : NULL;
+    sdci_wipe(text, sizeof text);
+    if (copy != NULL) {
+        sdci_client_swap_token(client, &client->file_token, copy);
+    } else {
+        sdci_client_warn_token_file(client, err == SDC_OK ? "out of memory" : error.message);
+    }
+}
+
+/* The token of the next request, into a buffer that the caller wipes. */
+static void sdci_client_get_token(sdc_client *client, char out[SDCI_TOKEN_MAX + 1])
+{
+    const char *token = client->configured_token;
+
+    sdci_lock(&client->lock);
+    bool needs_file = client->set_token == NULL && client->token_file != NULL;
+    sdci_unlock(&client->lock);
+    if (needs_file) {
+        sdci_client_read_token_file(client);
+    }
+    sdci_lock(&client->lock);
+    if (client->set_token != NULL) {
+        token = client->set_token;
+    } else if (!sdci_is_empty(client->file_token)) {
+        token = client->file_token;
+    }
+    size_t len = token != NULL ? strlen(token) : 0;
+    SDC_ASSERT(len <= SDCI_TOKEN_MAX);
+    memcpy(out, token != NULL ? token : "", len);
+    out[len] = '\0';
+    sdci_unlock(&client->lock);
+}
+
+/* -- Requests -- */
+
+/* A request being written. Its path and query are put together from escaped parts alone. */
+typedef struct sdci_request {
+    sdc_client *client;
+    sdci_buf *out;
+    size_t path_at;             /* where the path without prefix begins */
+    size_t token_at, token_len; /* so that no message repeats it */
+    const char *header;         /* a further header line with its CRLF, or "" */
+    bool has_query;
+} sdci_request;
+
+static sdci_request sdci_request_begin(sdc_client *client, sdci_buf *out, const char *method,
+                                       const char *path)
+{
+    sdci_request request;
+
+    memset(&request, 0, sizeof request);
+    request.header = "";
+    sdci_buf_clear(out);
+    sdci_put_text(out, method);
+    sdci_put_char(out, ' ');
+    sdci_put_text(out, client->agent.prefix);
+    request.client = client;
+    request.out = out;
+    request.path_at = out->len;
+    sdci_put_text(out, path);
+    return request;
+}
+
+static void sdci_request_param(sdci_request *request, const char *key, const char *value)
+{
+    sdci_put_char(request->out, request->has_query ? '&' : '?');
+    request->has_query = true;
+    sdci_put_escaped(request->out, key);
+    sdci_put_char(request->out, '=');
+    sdci_put_escaped(request->out, value);
+}
+
+static void sdci_request_param_u64(sdci_request *request, const char *key, uint64_t value,
+                                   const char *unit)
+{
+    char text[32];
+
+    (void)snprintf(text, sizeof text, "%llu%s", (unsigned long long)value, unit);
+    sdci_request_param(request, key, text);
+}
+
+static void sdci_request_param_if(sdci_request *request, const char *key, const char *value)
+{
+    if (!sdci_is_empty(value)) {
+        sdci_request_param(request, key, value);
+    }
+}
+
+/* An agent that is not Enterprise refuses ns and partition, so they go out only where they are
+   set. */
+static void sdci_request_scope(sdci_request *request, const char *datacenter, const char *ns,
+                               const char *partition)
+{
+    const sdc_client *client = request->client;
+
+    sdci_request_param_if(request, "dc",
+                          sdci_is_empty(datacenter) ? client->datacenter : datacenter);
+    sdci_request_param_if(request, "ns", sdci_is_empty(ns) ? client->ns : ns);
+    sdci_request_param_if(request, "partition",
+                          sdci_is_empty(partition) ? client->partition : partition);
+}
+
+static void sdci_request_token(sdci_request *request)
+{
+    char token[SDCI_TOKEN_MAX + 1];
+
+    sdci_client_get_token(request->client, token);
+    if (token[0] != '\0') {
+        sdci_put_text(request->out, "X-Consul-Token: ");
+        request->token_at = request->out->len;
+        request->token_len = strlen(token);
+        sdci_put_text(request->out, token);
+        sdci_put_text(request->out, "\r\n");
+    }
+    sdci_wipe(token, sizeof token);
+}
+
+/* The rest of the head. `body` is NULL for a GET; a PUT always says how long its body is. */
+static void sdci_request_end(sdci_request *request, const sdci_str *body)
+{
+    sdci_buf *out = request->out;
+    char agent[64];
+
+    sdci_put_text(out, " HTTP/1.1\r\nHost: ");
+    sdci_put_text(out, request->client->agent.name);
+    (void)snprintf(agent, sizeof agent, "\r\nUser-Agent: sdconsul/%d.%d.%d\r\n", SDC_VERSION_MAJOR,
+                   SDC_VERSION_MINOR, SDC_VERSION_PATCH);
+    sdci_put_text(out, agent);
+    sdci_put_text(out, request->header);
+    sdci_request_token(request);
+    if (request->client->authorization != NULL) {
+        sdci_put_text(out, request->client->authorization);
+    }
+    if (body != NULL) {
+        sdci_put_text(out, body->len > 0 ? "Content-Type: application/json\r\nContent-Length: "
+                                         : "Content-Length: ");
+        sdci_put_u64(out, body->len);
+        sdci_put_text(out, "\r\n");
+    }
+    sdci_put_text(out, "\r\n");
+    if (body != NULL) {
+        sdci_put(out, body->ptr, body->len);
+    }
+}
+
+/* -- Answers -- */
+
+/* What the head of an answer says, and the beginning of an error's text. The body of a 200 goes to
+   `body` as it comes. Consul docs: api-docs/features/blocking. */
+typedef struct sdci_answer {
+    sdc_err (*body)(void *user, const void *bytes, size_t len);     /* or NULL */
+    void *user;
+    uint64_t index;             /* 0: none that could be read */
+    uint64_t last_contact_ms;
+    size_t text_len;
+    sdci_str token;             /* as it was sent: valid as long as the request */
+    int status;
+    bool known_leader, is_streaming, filtered_by_acl;
+    bool is_encoded;            /* in a way that nobody asked for */
+    bool has_bad_index;
+    char text[160];
+    char what[100];             /* "GET /v1/health/service/web" */
+} sdci_answer;
+
+static sdc_err sdci_answer_on_status(void *user, int status)
+{
+    ((sdci_answer *)user)->status = status;
+    return SDC_OK;
+}
+
+/* An index of 0 would ask for an answer at once for ever: it counts as 1 (Consul docs, blocking
+   queries). One that cannot be read counts as none. */
+static void sdci_answer_index(sdci_answer *answer, sdci_str value)
+{
+    uint64_t index = 0;
+
+    answer->has_bad_index = !sdci_parse_u64(value, UINT64_MAX, &index);
+    answer->index = answer->has_bad_index ? 0 : sdci_max(index, 1);
+}
+
+static sdc_err sdci_answer_on_header(void *user, const char *name, size_t name_len,
+                                     const char *value_ptr, size_t value_len)
+{
+    sdci_answer *answer = (sdci_answer *)user;
+    sdci_str field = sdci_slice(name, name_len);
+    sdci_str value = sdci_slice(value_ptr, value_len);
+    sdci_str rest = field;
+    uint64_t number = 0;
+
+    if (sdci_equal_nocase(field, sdci_str_of("Content-Encoding"))) {
+        answer->is_encoded = !sdci_equal_nocase(value, sdci_str_of("identity"));
+        return SDC_OK;
+    }
+    if (name_len < 9 || !sdci_equal_nocase(sdci_slice(name, 9), sdci_str_of("X-Consul-"))) {
+        return SDC_OK;
+    }
+    rest = sdci_slice(name + 9, name_len - 9);
+    if (sdci_equal_nocase(rest, sdci_str_of("Index"))) {
+        sdci_answer_index(answer, value);
+    } else if (sdci_equal_nocase(rest, sdci_str_of("KnownLeader"))) {
+        answer->known_leader = sdci_equal_nocase(value, sdci_str_of("true"));
+    } else if (sdci_equal_nocase(rest, sdci_str_of("LastContact"))) {
+        answer->last_contact_ms = sdci_parse_u64(value, UINT64_MAX, &number) ? number : 0;
+    } else if (sdci_equal_nocase(rest, sdci_str_of("Query-Backend"))) {
+        answer->is_streaming = sdci_equal_nocase(value, sdci_str_of("streaming"));
+    } else if (sdci_equal_nocase(rest, sdci_str_of("Results-Filtered-By-ACLs"))) {
+        answer->filtered_by_acl = sdci_equal_nocase(value, sdci_str_of("true"));
+    }
+    return SDC_OK;
+}
+
+static sdc_err sdci_answer_on_body(void *user, const void *bytes, size_t len)
+{
+    sdci_answer *answer = (sdci_answer *)user;
+
+    if (answer->status == 200 && !answer->is_encoded) {
+        return answer->body != NULL ? answer->body(answer->user, bytes, len) : SDC_OK;
+    }
+    size_t taken = (size_t)sdci_min(len, sizeof answer->text - 1 - answer->text_len);
+    memcpy(answer->text + answer->text_len, bytes, taken);
+    answer->text_len += taken;
+    return SDC_OK;
+}
+
+static sdc_http_handler sdci_answer_handler(sdci_answer *answer)
+{
+    sdc_http_handler handler;
+
+    handler.user = answer;
+    handler.on_status = sdci_answer_on_status;
+    handler.on_header = sdci_answer_on_header;
+    handler.on_body = sdci_answer_on_body;
+    return handler;
+}
+
+/* For each request, once it is written: method and path stay for messages, without the query. */
+static void sdci_answer_init(sdci_answer *answer, const sdci_request *request, const char *method)
+{
+    memset(answer, 0, sizeof *answer);
+    if (request->out->err != SDC_OK) {
+        return;
+    }
+    sdci_str path = sdci_buf_from(request->out, request->path_at);
+    answer->token = sdci_slice(request->out->ptr + request->token_at, request->token_len);
+    size_t len = 0;
+    while (len < path.len && path.ptr[len] != '?' && path.ptr[len] != ' ') {
+        len++;
+    }
+    (void)snprintf(answer->what, sizeof answer->what, "%s %.*s", method, (int)sdci_min(len, 90),
+                   path.ptr);
+}
+
+/* A peer that echoes the request must not put our token into a log; nor a part of it that the end
+   of the kept text has cut. */
+static void sdci_answer_hide_token(sdci_answer *answer)
+{
+    for (size_t i = 0; answer->token.len > 0 && i < answer->text_len; i++) {
+        size_t len = (size_t)sdci_min(answer->token.len, answer->text_len - i);
+        if (memcmp(answer->text + i, answer->token.ptr, len) == 0 &&
+            (len == answer->token.len || answer->text_len == sizeof answer->text - 1)) {
+            memset(answer->text + i, '*', len);
+        }
+    }
+}
+
+/* An error's text on one line: NUL and control characters become spaces. */
+static void sdci_answer_clean_text(sdci_answer *answer)
+{
+    sdci_answer_hide_token(answer);
+    for (size_t i = 0; i < answer->text_len; i++) {
+        if (sdci_is_control(answer->text[i])) {
+            answer->text[i] = ' ';
+        }
+    }
+    while (answer->text_len > 0 && answer->text[answer->text_len - 1] == ' ') {
+        answer->text_len--;
+    }
+    answer->text[answer->text_len] = '\0';
+}
+
+static sdc_err sdci_answer_code(const sdci_answer *answer)
+{
+    if (answer->status == 401 || answer->status == 403) {
+        return SDC_ERR_DENIED;
+    }
+    if (answer->status == 429 ||
+        (answer->status == 503 && strstr(answer->text, "rate limit") != NULL)) {
+        return SDC_ERR_BUSY;
+    }
+    return SDC_ERR_STATUS;
+}
+
+/* What a whole answer means as a result. */
+static sdc_err sdci_answer_result(sdci_answer *answer, sdc_error *error)
+{
+    sdci_answer_clean_text(answer);
+    if (answer->status == 200 && !answer->is_encoded) {
+        return SDC_OK;
+    }
+    sdc_err code = sdci_answer_code(answer);
+    bool is_redirect = answer->status >= 300 && answer->status < 400;
+    if (answer->is_encoded) {
+        code = SDC_ERR_HTTP;
+        (void)sdci_fail(error, code, "%s: a content encoding that was not asked for",
+                        answer->what);
+    } else {
+        (void)sdci_fail(error, code, "%s: status %d%s%s%s", answer->what, answer->status,
+                        answer->text_len > 0 ? ": " : "", answer->text,
+                        is_redirect ? " (a redirect is never followed)" : "");
+    }
+    if (error != NULL) {
+        error->http_status = answer->status;
+    }
+    return code;
+}
+
+/* What agents of all versions say of a service or check ID that they do not have. */
+static bool sdci_answer_says_unknown(const sdci_answer *answer)
+{
+    bool may_be = answer->status == 404 || answer->status == 500 || answer->status == 400;
+
+    return may_be && (strstr(answer->text, "nknown service") != NULL ||
+                      strstr(answer->text, "nknown check") != NULL ||
+                      strstr(answer->text, "does not have associated TTL") != NULL);
+}
+
+/* -- One exchange, blocking -- */
+
+static int sdci_timeout_ms(uint64_t deadline_ms, uint64_t now_ms)
+{
+    if (deadline_ms == SDCI_FOREVER) {
+        return -1;
+    }
+    return deadline_ms <= now_ms ? 0 : (int)sdci_min(deadline_ms - now_ms, INT32_MAX);
+}
+
+/* What a call alone waits for, until `limit_ms`. */
+static sdc_wants sdci_call_wants(const sdci_call *call, uint64_t limit_ms, uint64_t now_ms)
+{
+    sdc_wants wants;
+
+    memset(&wants, 0, sizeof wants);
+    wants.fd = call->link.until.fd;
+    wants.readable = call->link.until.readable;
+    wants.writable = call->link.until.writable;
+    wants.serial = call->link.serial;
+    wants.deadline_ms = sdci_min(limit_ms, sdci_call_deadline(call));
+    wants.timeout_ms = sdci_timeout_ms(wants.deadline_ms, now_ms);
+    return wants;
+}
+
+static sdc_err sdci_client_run(sdc_client *client, sdci_call *call, sdci_share *share,
+                               uint64_t limit_ms, sdc_error *error)
+{
+    for (;;) {
+        uint64_t now_ms = sdc_client_now_ms(client);
+        share->left = SIZE_MAX;
+        sdc_err err = sdci_call_run(call, share, now_ms, error);
+        if (err != SDC_AGAIN) {
+            return err;
+        }
+        if (now_ms >= limit_ms) {
+            return sdci_fail(error, SDC_ERR_TIMEOUT, "%s: no answer in time", client->agent.name);
+        }
+        sdc_wants wants = sdci_call_wants(call, limit_ms, now_ms);
+        err = client->io.wait(client->io.user, NULL, &wants, error);
+        if (err != SDC_OK) {
+            return err;
+        }
+    }
+}
+
+/* Sends what `call->request` holds on a connection of its own and waits for the whole answer, for
+   `timeout_ms` at most, connecting included. */
+static sdc_err sdci_client_perform(sdc_client *client, sdci_call *call, sdci_answer *answer,
+                                   uint32_t timeout_ms, sdc_error *error)
+{
+    sdc_http_handler handler = sdci_answer_handler(answer);
+    uint64_t now_ms = sdc_client_now_ms(client);
+    uint64_t limit_ms = sdci_after(now_ms, timeout_ms);
+    char few[SDCI_FEW_BYTES];
+    sdci_share share;
+
+    if (call->request.err != SDC_OK) {
+        return sdci_fail_plain(error, call->request.err);
+    }
+    memset(&share, 0, sizeof share);
+    char *lent = sdci_client_lend(client);
+    share.bytes = lent != NULL ? lent : few;
+    share.max = lent != NULL ? SDCI_RECEIVE_BYTES : sizeof few;
+    share.may_block = true;
+    sdci_call_start(call, &handler, client->max_head_bytes, client->max_body_bytes, timeout_ms,
+                    now_ms);
+    sdc_err err = sdci_client_run(client, call, &share, limit_ms, error);
+    sdci_client_give_back(client, lent);
+    return err == SDC_OK ? sdci_answer_result(answer, error) : err;
+}
+
+/* ---- task --------------------------------------------------- [sdc:task] --
+   The one driver. A task is a machine with one call; sdc_step moves it on, and
+   the blocking form is the same machine with a wait between its moves.
+
+   What comes from other threads or a signal handler is flags and two pointers
+   here, all atomic; `visitors` counts who is looking at the pointers, so that
+   the stepping thread never frees what a visitor still uses.
+   ------------------------------------------------------------------------- */
+
+#define SDCI_STEP_BYTES ((size_t)256 << 10)     /* what one step takes in */
+#define SDCI_LOOK_MS    100u                    /* how often a blocked step looks without a waker */
+
+typedef struct sdci_task_ops {
+    /* Moves the machine on until it would block or one exchange has ended, and answers as
+       sdc_step does. */
+    sdc_err (*advance)(sdc_task *task, sdci_share *share);
+    /* The earliest timer of the machine itself. */
+    uint64_t (*deadline)(const sdc_task *task);
+    /* Frees the object whose task this is. */
+    void (*release)(sdc_task *task);
+} sdci_task_ops;
+
+struct sdc_task {
+    const sdci_task_ops *ops;
+    sdc_client *client;
+    sdci_call call;
+    sdci_answer answer;
+    sdci_random random;
+    uint64_t now_ms;            /* of the clock, once for each round of a step */
+    sdc_wants_fn wants_fn;
+    void *wants_user;
+    sdc_wants told;             /* what wants_fn was told last */
+    sdc_stats stats;            /* the stepping thread's; copied to `seen` for the others */
+    sdc_stats seen;             /* under lock */
+    sdc_error error;            /* of the newest exchange; under lock */
+    uint32_t lock;
+    uint32_t is_stopping;       /* atomic, and so are all below */
+    uint32_t is_woken;
+    uint32_t visitors;
+    void *waker;                /* of the step that blocks, or NULL */
+    sdc_wake_fn wake_fn;
+    void *wake_user;
+    bool is_stepping;           /* not atomic: the stepping thread's own */
+    bool is_dead;               /* destroyed by a callback of the step that is running */
+};
+
+static bool sdci_task_is_stopping(const sdc_task *task)
+{
+    return sdci_atomic_get(&task->is_stopping) != 0;
+}
+
+/* -- Wants -- */
+
+sdc_wants sdc_task_wants(const sdc_task *task)
+{
+    uint64_t now_ms = sdc_client_now_ms(task->client);
+    bool is_woken = sdci_atomic_get(&task->is_woken) != 0;
+
+    return sdci_call_wants(&task->call, is_woken ? now_ms : task->ops->deadline(task), now_ms);
+}
+
+static void sdci_task_tell(sdc_task *task, sdc_wants wants)
+{
+    bool is_same = wants.fd == task->told.fd && wants.serial == task->told.serial &&
+                   wants.readable == task->told.readable &&
+                   wants.writable == task->told.writable &&
+                   wants.deadline_ms == task->told.deadline_ms;
+
+    if (task->wants_fn != NULL && !is_same) {
+        task->told = wants;
+        task->wants_fn(task->wants_user, task, wants);
+    }
+}
+
+/* A descriptor is about to be closed: whoever watches it hears of it first. */
+static void sdci_task_before_close(void *user)
+{
+    sdc_task *task = (sdc_task *)user;
+    sdc_wants wants = task->told;
+
+    if (task->wants_fn != NULL && wants.fd >= 0) {
+        wants.fd = -1;
+        wants.readable = false;
+        wants.writable = false;
+        sdci_task_tell(task, wants);
+    }
+}
+
+void sdc_task_on_wants(sdc_task *task, sdc_wants_fn fn, void *user)
+{
+    task->wants_fn = fn;
+    task->wants_user = user;
+    if (fn != NULL) {
+        task->told = sdc_task_wants(task);
+        fn(user, task, task->told);
+    }
+}
+
+/* -- Waking -- */
+
+static void sdci_task_leave_visitors(sdc_task *task)
+{
+    while (sdci_atomic_get(&task->visitors) != 0) {
+        sched_yield();
+    }
+}
+
+/* Two visitors may be here at once, and one may be a signal handler on the stepping thread, so
+   there is no lock: the waker and the hook are taken away first and freed when nobody looks. */
+void sdc_wake(sdc_task *task)
+{
+    (void)sdci_atomic_add(&task->visitors, 1);
+    sdci_atomic_set(&task->is_woken, 1);
+    void *waker = sdci_atomic_get_ptr(&task->waker);
+    if (waker != NULL) {
+        task->client->io.waker_wake(task->client->io.user, waker);
+    }
+    sdc_wake_fn fn = sdci_atomic_get_wake_fn(&task->wake_fn);
+    if (fn != NULL) {
+        fn(task->wake_user, task);
+    }
+    (void)sdci_atomic_sub(&task->visitors, 1);
+}
+
+void sdc_task_on_wake(sdc_task *task, sdc_wake_fn fn, void *user)
+{
+    sdci_atomic_set_wake_fn(&task->wake_fn, NULL);
+    sdci_task_leave_visitors(task);
+    task->wake_user = user;
+    sdci_atomic_set_wake_fn(&task->wake_fn, fn);
+}
+
+void sdc_stop(sdc_task *task)
+{
+    sdci_atomic_set(&task->is_stopping, 1);
+    sdc_wake(task);
+}
+
+/* False: there is none to be had. */
+static bool sdci_task_make_waker(sdc_task *task)
+{
+    const sdc_io *io = &task->client->io;
+    void *waker = NULL;
+    sdc_error ignored;
+
+    if (task->waker == NULL && io->waker_create(io->user, &waker, &ignored) == SDC_OK) {
+        sdci_atomic_set_ptr(&task->waker, waker);
+    }
+    return task->waker != NULL;
+}
+
+static void sdci_task_end_waker(sdc_task *task)
+{
+    const sdc_io *io = &task->client->io;
+    void *waker = task->waker;
+
+    if (waker != NULL) {
+        sdci_atomic_set_ptr(&task->waker, NULL);
+        sdci_task_leave_visitors(task);
+        io->waker_destroy(io->user, waker);
+    }
+}
+
+/* -- What other threads may read -- */
+
+static void sdci_task_publish_stats(sdc_task *task)
+{
+    task->stats.bytes_in = task->call.bytes_in;
+    task->stats.bytes_out = task->call.bytes_out;
+    task->stats.connects = task->call.link.num_connects;
+    sdci_lock(&task->lock);
+    task->seen = task->stats;
+    sdci_unlock(&task->lock);
+}
+
+static void sdci_task_set_error(sdc_task *task, const sdc_error *error)
+{
+    sdci_lock(&task->lock);
+    task->error = *error;
+    sdci_unlock(&task->lock);
+}
+
+/* The lock is the only thing that a reader changes. */
+static uint32_t *sdci_task_lock(const sdc_task *task)
+{
+    return (uint32_t *)(uintptr_t)&task->lock;
+}
+
+void sdc_task_stats(const sdc_task *task, sdc_stats *out)
+{
+    sdci_lock(sdci_task_lock(task));
+    *out = task->seen;
+    sdci_unlock(sdci_task_lock(task));
+}
+
+void sdc_task_error(const sdc_task *task, sdc_error *out)
+{
+    sdci_lock(sdci_task_lock(task));
+    *out = task->error;
+    sdci_unlock(sdci_task_lock(task));
+}
+
+/* -- Exchanges of a machine -- */
+
+/* Sends what the call's request holds; the answer's body goes to `body`. */
+static void sdci_task_start(sdc_task *task, const sdci_request *request, const char *method,
+                            uint32_t timeout_ms,
+                            sdc_err (*body)(void *user, const void *bytes, size_t len))
+{
+    const sdc_client *client = task->client;
+
+    sdci_answer_init(&task->answer, request, method);
+    task->answer.body = body;
+    task->answer.user = task;
+    sdc_http_handler handler = sdci_answer_handler(&task->answer);
+    task->stats.requests++;
+    sdci_call_start(&task->call, &handler, client->max_head_bytes, client->max_body_bytes,
+                    timeout_ms, task->now_ms);
+}
+
+/* Moves the exchange on and, when it is over, counts it and keeps its error. *error is the detail
+   of what this answers. The machine may change the verdict before it calls this an end. */
+static sdc_err sdci_task_exchange(sdc_task *task, sdci_share *share, sdc_error *error)
+{
+    sdci_error_clear(error);
+    sdc_err err = task->call.request.err;
+    if (err == SDC_OK) {
+        err = sdci_call_run(&task->call, share, task->now_ms, error);
+    } else {
+        (void)sdci_fail_plain(error, err);
+    }
+    if (err == SDC_OK) {
+        task->stats.answers++;
+        err = sdci_answer_result(&task->answer, error);
+    }
+    return err;
+}
+
+static void sdci_task_succeeded(sdc_task *task)
+{
+    sdc_error none;
+
+    sdci_error_clear(&none);
+    task->stats.consecutive_failures = 0;
+    sdci_task_set_error(task, &none);
+    sdci_task_publish_stats(task);
+}
+
+static void sdci_task_failed(sdc_task *task, const sdc_error *error)
+{
+    task->stats.failures++;
+    task->stats.consecutive_failures++;
+    sdci_task_set_error(task, error);
+    sdci_task_publish_stats(task);
+}
+
+/* -- Step -- */
+
+static void sdci_task_init(sdc_task *task, sdc_client *client, const sdci_task_ops *ops)
+{
+    memset(task, 0, sizeof *task);
+    task->ops = ops;
+    task->client = sdci_client_retain(client);
+    task->told.fd = -1;
+    task->random.state = client->io.random(client->io.user);
+    task->now_ms = sdc_client_now_ms(client);
+    sdci_call_init(&task->call, &client->io, &client->allocator, &client->agent,
+                   client->connect_timeout_ms);
+    task->call.link.task = task;
+    task->call.link.before_close = sdci_task_before_close;
+    task->call.link.user = task;
+}
+
+/* The waker is gone by now: a task is not destroyed while it blocks, but by its own callbacks. */
+static void sdci_task_deinit(sdc_task *task)
+{
+    sdci_call_deinit(&task->call);
+    sdci_client_release(task->client);
+}
+
+/* Destroys the object at once, or at the end of the step that is running. */
+static void sdci_task_destroy(sdc_task *task)
+{
+    sdci_atomic_set(&task->is_stopping, 1);
+    if (task->is_stepping) {
+        task->is_dead = true;
+    } else {
+        task->is_stepping = true;       /* hooks that are called from here cannot come back */
+        task->ops->release(task);
+    }
+}
+
+/* One round: everything that can be done without waiting. */
+static sdc_err sdci_task_round(sdc_task *task, bool may_block)
+{
+    sdci_share share;
+    char few[SDCI_FEW_BYTES];
+
+    memset(&share, 0, sizeof share);
+    sdci_atomic_set(&task->is_woken, 0);
+    task->now_ms = sdc_client_now_ms(task->client);
+    char *lent = sdci_client_lend(task->client);
+    share.bytes = lent != NULL ? lent : few;
+    share.max = lent != NULL ? SDCI_RECEIVE_BYTES : sizeof few;
+    share.left = SDCI_STEP_BYTES;
+    share.may_block = may_block;
+    sdc_err err = task->ops->advance(task, &share);
+    sdci_client_give_back(task->client, lent);
+    sdci_task_publish_stats(task);
+    if (task->wants_fn != NULL && !task->is_dead) {
+        sdci_task_tell(task, sdc_task_wants(task));
+    }
+    return err;
+}
+
+/* Waits for what the task wants, or until `limit`. Without a descriptor for a waker a stop is
+   noticed by looking now and then. */
+static sdc_err sdci_task_wait(sdc_task *task, uint64_t limit_ms, sdc_error *error)
+{
+    const sdc_io *io = &task->client->io;
+    sdc_wants wants = sdc_task_wants(task);
+
+    wants.deadline_ms = sdci_min(wants.deadline_ms, limit_ms);
+    if (wants.deadline_ms <= task->now_ms) {
+        return SDC_OK;
+    }
+    if (!sdci_task_make_waker(task)) {
+        wants.deadline_ms = sdci_min(wants.deadline_ms, task->now_ms + SDCI_LOOK_MS);
+    }
+    /* asked again, now that a wake finds the waker */
+    wants.timeout_ms = sdci_atomic_get(&task->is_woken) != 0 ? 0
+                     : sdci_timeout_ms(wants.deadline_ms, task->now_ms);
+    return io->wait(io->user, task->waker, &wants, error);
+}
+
+/* The blocking form: rounds with a wait between them. */
+static sdc_err sdci_task_step_until(sdc_task *task, uint64_t limit_ms)
+{
+    sdc_error error;
+
+    for (;;) {
+        sdc_err err = sdci_task_round(task, true);
+        if (err != SDC_AGAIN || task->is_dead) {
+            return err;
+        }
+        if (task->now_ms >= limit_ms) {
+            return SDC_AGAIN;
+        }
+        sdci_error_clear(&error);
+        err = sdci_task_wait(task, limit_ms, &error);
+        if (err != SDC_OK) {
+            sdci_task_failed(task, &error);
+            return err;
+        }
+    }
+}
+
+sdc_err sdc_step(sdc_task *task, int timeout_ms)
+{
+    sdc_err err;
+
+    if (task->is_stepping) {
+        return SDC_ERR_ARG;
+    }
+    task->is_stepping = true;
+    if (timeout_ms == 0) {
+        err = sdci_task_round(task, false);
+    } else {
+        uint64_t now_ms = sdc_client_now_ms(task->client);
+        uint64_t limit_ms = timeout_ms < 0 ? SDCI_FOREVER : now_ms + (uint64_t)timeout_ms;
+        err = sdci_task_step_until(task, limit_ms);
+        sdci_task_end_waker(task);
+    }
+    if (task->is_dead) {
+        task->ops->release(task);
+        return SDC_GONE;
+    }
+    task->is_stepping = false;
+    return err;
+}
+
+/* ---- cache ------------------------------------------------- [sdc:cache] --
+   Events and who hears of them. An event is one block of memory: its head, the
+   instances, and behind them everything that they point to; nothing in it ever
+   changes, so threads share it by a count alone. While a list is gathered its
+   pointers are offsets; they become pointers when the block is known.
+   ------------------------------------------------------------------------- */
+
+#define SDCI_LIST_TEXT_MAX ((size_t)1 << 30)
+
+typedef struct sdci_event {
+    sdc_event pub;              /* first, so that the one is the other */
+    sdc_allocator allocator;    /* outlives the client: whoever holds the event may be last */
+    size_t size;                /* of the whole block */
+    uint32_t holds;             /* atomic */
+    char message[sizeof(((sdc_error *)0)->message)];
+} sdci_event;
+
+/* The program sees events as constant; only the count in front of them changes. */
+static sdci_event *sdci_event_of(const sdc_event *event)
+{
+    return (sdci_event *)(uintptr_t)event;
+}
+
+const sdc_event *sdc_event_retain(const sdc_event *event)
+{
+    (void)sdci_atomic_add(&sdci_event_of(event)->holds, 1);
+    return event;
+}
+
+void sdc_event_release(const sdc_event *event)
+{
+    if (event != NULL && sdci_atomic_sub(&sdci_event_of(event)->holds, 1) == 0) {
+        sdci_event *block = sdci_event_of(event);
+        sdc_allocator allocator = block->allocator;
+        sdci_free(&allocator, block, block->size);
+    }
+}
+
+/* -- Comparing -- */
+
+static int sdci_compare_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? -1 : a > b ? 1 : 0;
+}
+
+/* The order of an event. What follows id only makes it the same for the same set. */
+static int sdci_compare_place(const sdc_instance *a, const sdc_instance *b)
+{
+    int order = strcmp(a->addr, b->addr);
+
+    order = order != 0 ? order : strcmp(a->node, b->node);
+    order = order != 0 ? order : strcmp(a->id, b->id);
+    order = order != 0 ? order : strcmp(a->peer, b->peer);
+    order = order != 0 ? order : strcmp(a->partition, b->partition);
+    return order != 0 ? order : strcmp(a->ns, b->ns);
+}
+
+/* Equal: the same instance. Service IDs are unique on one node alone. */
+static int sdci_compare_identity(const sdc_instance *a, const sdc_instance *b)
+{
+    int order = strcmp(a->id, b->id);
+
+    order = order != 0 ? order : strcmp(a->node, b->node);
+    order = order != 0 ? order : strcmp(a->peer, b->peer);
+    order = order != 0 ? order : strcmp(a->partition, b->partition);
+    order = order != 0 ? order : strcmp(a->ns, b->ns);
+    return order != 0 || a->id[0] != '\0' ? order : strcmp(a->addr, b->addr);
+}
+
+/* Neighbours in an event's array: the order of that array again. */
+static int sdci_compare_position(const sdc_instance *a, const sdc_instance *b)
+{
+    return sdci_compare_u64((uint64_t)(uintptr_t)a, (uint64_t)(uintptr_t)b);
+}
+
+static bool sdci_same_text(const char *a, const char *b)
+{
+    return strcmp(a, b) == 0;
+}
+
+static bool sdci_same_tags(const sdc_instance *a, const sdc_instance *b)
+{
+    for (size_t i = 0; i < a->num_tags; i++) {
+        if (!sdci_same_text(a->tags[i], b->tags[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool sdci_same_meta(const sdc_instance *a, const sdc_instance *b)
+{
+    for (size_t i = 0; i < a->num_meta; i++) {
+        if (!sdci_same_text(a->meta[i].key, b->meta[i].key) ||
+            !sdci_same_text(a->meta[i].value, b->meta[i].value)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool sdci_same_addresses(const sdc_instance *a, const sdc_instance *b)
+{
+    for (size_t i = 0; i < a->num_tagged_addresses; i++) {
+        const sdc_address *x = &a->tagged_addresses[i];
+        const sdc_address *y = &b->tagged_addresses[i];
+        if (!sdci_same_text(x->key, y->key) || !sdci_same_text(x->address, y->address) ||
+            x->port != y->port) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < a->num_ports; i++) {
+        const sdc_port *x = &a->ports[i];
+        const sdc_port *y = &b->ports[i];
+        if (!sdci_same_text(x->name, y->name) || x->port != y->port ||
+            x->is_default != y->is_default) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* All that a program can see of them is equal. */
+static bool sdci_same_instance(const sdc_instance *a, const sdc_instance *b)
+{
+    return a->port == b->port && a->status == b->status && a->weight == b->weight &&
+           a->num_tags == b->num_tags && a->num_meta == b->num_meta &&
+           a->num_tagged_addresses == b->num_tagged_addresses && a->num_ports == b->num_ports &&
+           sdci_compare_place(a, b) == 0 && sdci_same_text(a->host, b->host) &&
+           sdci_same_text(a->socket_path, b->socket_path) &&
+           sdci_same_text(a->service, b->service) &&
+           sdci_same_text(a->datacenter, b->datacenter) && sdci_same_text(a->region, b->region) &&
+           sdci_same_text(a->zone, b->zone) && sdci_same_tags(a, b) && sdci_same_meta(a, b) &&
+           sdci_same_addresses(a, b);
+}
+
+static bool sdci_same_instances(const sdc_event *a, const sdc_event *b)
+{
+    if (a->num_instances != b->num_instances) {
+        return false;
+    }
+    for (size_t i = 0; i < a->num_instances; i++) {
+        if (!sdci_same_instance(&a->instances[i], &b->instances[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+typedef int (*sdci_compare_fn)(const sdc_instance *a, const sdc_instance *b);
+
+/* Merges the sorted halves [from, middle) and [middle, to) of `a` into `into`. */
+static void sdci_merge(const sdc_instance **a, const sdc_instance **into, size_t from,
+                       size_t middle, size_t to, sdci_compare_fn compare)
+{
+    size_t left = from;
+    size_t right = middle;
+
+    for (size_t i = from; i < to; i++) {
+        bool takes_left = left < middle && (right >= to || compare(a[left], a[right]) <= 0);
+        into[i] = takes_left ? a[left++] : a[right++];
+    }
+}
+
+/* A merge sort from the bottom up: stable, and with a known bound, which qsort does not promise.
+   `spare` has room for as many. */
+static void sdci_sort(const sdc_instance **items, const sdc_instance **spare, size_t num,
+                      sdci_compare_fn compare)
+{
+    const sdc_instance **from = items;
+    const sdc_instance **to = spare;
+
+    for (size_t width = 1; width < num; width *= 2) {
+        for (size_t at = 0; at < num; at += 2 * width) {
+            size_t middle = (size_t)sdci_min(at + width, num);
+            size_t end = (size_t)sdci_min(at + 2 * width, num);
+            sdci_merge(from, to, at, middle, end, compare);
+        }
+        const sdc_instance **swap = from;
+        from = to;
+        to = swap;
+    }
+    if (from != items) {
+        memcpy(items, from, num * sizeof *items);
+    }
+}
+
+/* -- Gathering a list -- */
+
+/* Instances on their way into an event: their pointers are offsets into `text`, where offset 0 is
+   the empty string. */
+typedef struct sdci_list {
+    const sdc_allocator *allocator;
+    sdci_buf items;             /* of sdc_instance */
+    sdci_buf text;              /* strings and arrays */
+} sdci_list;
+
+static void sdci_list_init(sdci_list *list, const sdc_allocator *allocator)
+{
+    list->allocator = allocator;
+    sdci_buf_init(&list->items, allocator, SIZE_MAX / 2);
+    sdci_buf_init(&list->text, allocator, SDCI_LIST_TEXT_MAX);
+}
+
+static void sdci_list_deinit(sdci_list *list)
+{
+    sdci_buf_deinit(&list->items);
+    sdci_buf_deinit(&list->text);
+}
+
+static size_t sdci_list_num(const sdci_list *list)
+{
+    return list->items.len / sizeof(sdc_instance);
+}
+
+static sdc_err sdci_list_err(const sdci_list *list)
+{
+    return list->items.err != SDC_OK ? list->items.err : list->text.err;
+}
+
+/* An offset where a pointer will be. */
+static void *sdci_as_pointer(size_t offset)
+{
+    return (void *)(uintptr_t)offset;
+}
+
+static const char *sdci_list_keep(sdci_list *list, const char *text)
+{
+    if (list->text.len == 0) {
+        sdci_put_char(&list->text, '\0');
+    }
+    if (sdci_is_empty(text)) {
+        return NULL;
+    }
+    size_t at = list->text.len;
+    sdci_put(&list->text, text, strlen(text) + 1);
+    return (const char *)sdci_as_pointer(at);
+}
+
+/* A text that most instances of a service share is kept once for a run of equal ones. */
+static const char *sdci_list_keep_like(sdci_list *list, const char *text, const char *before)
+{
+    uintptr_t at = (uintptr_t)before;
+
+    if (at != 0 && text != NULL && strcmp(list->text.ptr + at, text) == 0) {
+        return before;
+    }
+    return sdci_list_keep(list, text);
+}
+
+/* Room for an array, aligned for pointers. Answers its offset. */
+static size_t sdci_list_room(sdci_list *list, size_t size)
+{
+    static const char padding[sizeof(void *)] = { 0 };
+
+    if (size > 0) {
+        size_t over = list->text.len % sizeof(void *);
+        sdci_put(&list->text, padding, over > 0 ? sizeof(void *) - over : 0);
+    }
+    size_t at = list->text.len;
+    if (sdci_buf_reserve(&list->text, size)) {
+        memset(list->text.ptr + at, 0, size);
+        list->text.len += size;
+    }
+    return at;
+}
+
+static void sdci_list_add_tags(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+{
+    size_t at = sdci_list_room(list, in->num_tags * sizeof(const char *));
+
+    out->tags = (const char *const *)sdci_as_pointer(at);
+    for (size_t i = 0; i < in->num_tags; i++) {
+        const char *tag = sdci_list_keep(list, in->tags[i]);
+        if (list->text.err == SDC_OK) {
+            memcpy(list->text.ptr + at + i * sizeof tag, &tag, sizeof tag);
+        }
+    }
+}
+
+static void sdci_list_add_meta(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+{
+    size_t at = sdci_list_room(list, in->num_meta * sizeof(sdc_kv));
+    sdc_kv pair;
+
+    out->meta = (const sdc_kv *)sdci_as_pointer(at);
+    for (size_t i = 0; i < in->num_meta; i++) {
+        pair.key = sdci_list_keep(list, in->meta[i].key);
+        pair.value = sdci_list_keep(list, in->meta[i].value);
+        if (list->text.err == SDC_OK) {
+            memcpy(list->text.ptr + at + i * sizeof pair, &pair, sizeof pair);
+        }
+    }
+}
+
+static void sdci_list_add_addresses(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+{
+    size_t at = sdci_list_room(list, in->num_tagged_addresses * sizeof(sdc_address));
+    sdc_address address;
+
+    out->tagged_addresses = (const sdc_address *)sdci_as_pointer(at);
+    for (size_t i = 0; i < in->num_tagged_addresses; i++) {
+        address = in->tagged_addresses[i];
+        address.key = sdci_list_keep(list, in->tagged_addresses[i].key);
+        address.address = sdci_list_keep(list, in->tagged_addresses[i].address);
+        if (list->text.err == SDC_OK) {
+            memcpy(list->text.ptr + at + i * sizeof address, &address, sizeof address);
+        }
+    }
+}
+
+static void sdci_list_add_ports(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+{
+    size_t at = sdci_list_room(list, in->num_ports * sizeof(sdc_port));
+    sdc_port port;
+
+    out->ports = (const sdc_port *)sdci_as_pointer(at);
+    for (size_t i = 0; i < in->num_ports; i++) {
+        port = in->ports[i];
+        port.name = sdci_list_keep(list, in->ports[i].name);
+        if (list->text.err == SDC_OK) {
+            memcpy(list->text.ptr + at + i * sizeof port, &port, sizeof port);
+        }
+    }
+}
+
+/* A program that fills a cache may give addr alone, or host and port alone. */
+static void sdci_list_add_addr(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+{
+    out->host = sdci_list_keep(list, in->host);
+    out->socket_path = sdci_list_keep(list, in->socket_path);
+    if (!sdci_is_empty(in->addr)) {
+        out->addr = sdci_list_keep(list, in->addr);
+        return;
+    }
+    size_t at = list->text.len;
+    out->addr = (const char *)sdci_as_pointer(at);
+    sdci_put_addr(&list->text, in->host, in->port);
+    sdci_put_char(&list->text, '\0');
+}
+
+static void sdci_list_add(sdci_list *list, const sdc_instance *in)
+{
+    sdc_instance out = *in;
+    sdc_instance before;
+
+    memset(&before, 0, sizeof before);
+    if (list->items.len > 0) {
+        memcpy(&before, list->items.ptr + list->items.len - sizeof before, sizeof before);
+    }
+    sdci_list_add_addr(list, &out, in);
+    out.id = sdci_list_keep(list, in->id);
+    out.node = sdci_list_keep(list, in->node);
+    if (list->text.err != SDC_OK) {
+        return;
+    }
+    out.service = sdci_list_keep_like(list, in->service, before.service);
+    out.datacenter = sdci_list_keep_like(list, in->datacenter, before.datacenter);
+    out.ns = sdci_list_keep_like(list, in->ns, before.ns);
+    out.partition = sdci_list_keep_like(list, in->partition, before.partition);
+    out.peer = sdci_list_keep_like(list, in->peer, before.peer);
+    out.region = sdci_list_keep_like(list, in->region, before.region);
+    out.zone = sdci_list_keep_like(list, in->zone, before.zone);
+    sdci_list_add_tags(list, &out, in);
+    sdci_list_add_meta(list, &out, in);
+    sdci_list_add_addresses(list, &out, in);
+    sdci_list_add_ports(list, &out, in);
+    sdci_put(&list->items, &out, sizeof out);
+}
+
+/* -- From a list to an event -- */
+
+static const char *sdci_moved(const char *text, uintptr_t by)
+{
+    return (const char *)((uintptr_t)text + by);
+}
+
+/* Moves every pointer of an instance by the same distance: its texts and arrays have moved there,
+   or have found their place at last. The arrays are read where they are now. */
+static void sdci_relocate(sdc_instance *at, uintptr_t by)
+{
+    const char **texts[] = { &at->addr, &at->host, &at->socket_path, &at->id, &at->service,
+                             &at->node, &at->datacenter, &at->ns, &at->partition, &at->peer,
+                             &at->region, &at->zone };
+    const char **tags = (const char **)((uintptr_t)at->tags + by);
+    sdc_kv *meta = (sdc_kv *)((uintptr_t)at->meta + by);
+    sdc_address *addresses = (sdc_address *)((uintptr_t)at->tagged_addresses + by);
+    sdc_port *ports = (sdc_port *)((uintptr_t)at->ports + by);
+
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        *texts[i] = sdci_moved(*texts[i], by);
+    }
+    for (size_t i = 0; i < at->num_tags; i++) {
+        tags[i] = sdci_moved(tags[i], by);
+    }
+    for (size_t i = 0; i < at->num_meta; i++) {
+        meta[i].key = sdci_moved(meta[i].key, by);
+        meta[i].value = sdci_moved(meta[i].value, by);
+    }
+    for (size_t i = 0; i < at->num_tagged_addresses; i++) {
+        addresses[i].key = sdci_moved(addresses[i].key, by);
+        addresses[i].address = sdci_moved(addresses[i].address, by);
+    }
+    for (size_t i = 0; i < at->num_ports; i++) {
+        ports[i].name = sdci_moved(ports[i].name, by);
+    }
+    at->tags = tags;
+    at->meta = meta;
+    at->tagged_addresses = addresses;
+    at->ports = ports;
+}
+
+/* Tags, meta and tagged addresses in one order, so that it does not count in a comparison. */
+static void sdci_canonical(sdc_instance *at)
+{
+    sdci_sort_small((void *)(uintptr_t)at->tags, at->num_tags, sizeof at->tags[0],
+                    sdci_compare_tags);
+    sdci_sort_small((void *)(uintptr_t)at->meta, at->num_meta, sizeof at->meta[0],
+                    sdci_compare_kv);
+    sdci_sort_small((void *)(uintptr_t)at->tagged_addresses, at->num_tagged_addresses,
+                    sizeof at->tagged_addresses[0], sdci_compare_address);
+}
+
+/* A block for an event: `num` instances and `text_len` bytes behind them, not yet filled. */
+static sdci_event *sdci_event_new(const sdc_allocator *allocator, size_t num, size_t text_len)
+{
+    size_t size = sizeof(sdci_event) + num * sizeof(sdc_instance) + text_len;
+    sdci_event *event = (sdci_event *)sdci_resize(allocator, NULL, 0, size);
+
+    if (event != NULL) {
+        memset(event, 0, sizeof *event);
+        event->allocator = *allocator;
+        event->size = size;
+        event->holds = 1;
+        event->pub.message = event->message;
+        event->pub.instances = (const sdc_instance *)(const void *)(event + 1);
+        event->pub.num_instances = num;
+    }
+    return event;
+}
+
+/* The list's items into the event's array, in order. */
+static sdc_err sdci_event_fill(sdci_event *event, sdci_list *list)
+{
+    size_t num = event->pub.num_instances;
+    sdc_instance *staged = (sdc_instance *)(void *)list->items.ptr;
+    sdc_instance *into = (sdc_instance *)(void *)(event + 1);
+    char *text = (char *)(into + num);
+    size_t size = 2 * num * sizeof(const sdc_instance *);
+
+    if (num == 0) {
+        return SDC_OK;
+    }
+    const sdc_instance **order = (const sdc_instance **)sdci_resize(list->allocator, NULL, 0, size);
+    if (order == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    memcpy(text, list->text.ptr, list->text.len);
+    for (size_t i = 0; i < num; i++) {
+        sdci_relocate(&staged[i], (uintptr_t)text);
+        sdci_canonical(&staged[i]);
+        order[i] = &staged[i];
+    }
+    sdci_sort(order, order + num, num, sdci_compare_place);
+    for (size_t i = 0; i < num; i++) {
+        into[i] = *order[i];
+    }
+    sdci_free(list->allocator, (void *)order, size);
+    return SDC_OK;
+}
+
+/* Makes an event of a list, which is used up. NULL: *err says why. */
+static sdci_event *sdci_event_of_list(sdci_list *list, sdc_err *err)
+{
+    *err = sdci_list_err(list);
+    if (*err != SDC_OK) {
+        return NULL;
+    }
+    sdci_event *event = sdci_event_new(list->allocator, sdci_list_num(list), list->text.len);
+    *err = event != NULL ? sdci_event_fill(event, list) : SDC_ERR_NOMEM;
+    if (*err != SDC_OK && event != NULL) {
+        sdc_event_release(&event->pub);
+        event = NULL;
+    }
+    return event;
+}
+
+/* The same instances in a block of their own. */
+static sdci_event *sdci_event_copy(const sdc_event *from)
+{
+    const sdci_event *old = sdci_event_of(from);
+    sdci_event *event = (sdci_event *)sdci_resize(&old->allocator, NULL, 0, old->size);
+
+    if (event != NULL) {
+        memcpy(event, old, old->size);
+        event->holds = 1;
+        event->pub.message = event->message;
+        sdc_instance *instances = (sdc_instance *)(void *)(event + 1);
+        event->pub.instances = instances;
+        for (size_t i = 0; i < from->num_instances; i++) {
+            sdci_relocate(&instances[i], (uintptr_t)event - (uintptr_t)old);
+        }
+    }
+    return event;
+}
+
+/* -- What changed -- */
+
+/* A change with the memory that its arrays stand in: room for before and event together, and as
+   much again to sort in. */
+typedef struct sdci_diff {
+    sdc_change change;
+    const sdc_event *event;             /* borrowed, and so is change.before */
+    const sdc_instance **room;
+    size_t size;
+} sdci_diff;
+
+static void sdci_diff_deinit(sdci_diff *diff, const sdc_allocator *allocator)
+{
+    sdci_free(allocator, (void *)diff->room, diff->size);
+    memset(diff, 0, sizeof *diff);
+}
+
+/* Walks both lists in their order: what stands in one alone is removed or added so far, and what
+   stands in both but looks different is updated. */
+static void sdci_diff_walk(sdci_diff *diff, const sdc_instance **removed,
+                           const sdc_instance **added, const sdc_instance **updated)
+{
+    const sdc_event *before = diff->change.before;
+    size_t num_before = before != NULL ? before->num_instances : 0;
+    size_t i = 0;
+    size_t k = 0;
+
+    while (i < num_before || k < diff->event->num_instances) {
+        const sdc_instance *old = i < num_before ? &before->instances[i] : NULL;
+        const sdc_instance *now = k < diff->event->num_instances ? &diff->event->instances[k]
+                                                                 : NULL;
+        int order = old == NULL ? 1 : now == NULL ? -1 : sdci_compare_place(old, now);
+        if (order < 0) {
+            removed[diff->change.num_removed++] = old;
+        } else if (order > 0) {
+            added[diff->change.num_added++] = now;
+        } else if (!sdci_same_instance(old, now)) {
+            updated[diff->change.num_updated++] = now;
+        }
+        i += order <= 0 ? 1 : 0;
+        k += order >= 0 ? 1 : 0;
+    }
+}
+
+/* An instance that has moved to another addr was found as removed and as added: it is one that was
+   updated. */
+static void sdci_diff_pair(sdci_diff *diff, const sdc_instance **removed,
+                           const sdc_instance **added, const sdc_instance **updated)
+{
+    sdc_change *change = &diff->change;
+    size_t num_removed = 0;
+    size_t num_added = 0;
+    size_t i = 0;
+    size_t k = 0;
+
+    while (i < change->num_removed || k < change->num_added) {
+        int order = i == change->num_removed ? 1
+                  : k == change->num_added ? -1
+                  : sdci_compare_identity(removed[i], added[k]);
+        if (order < 0) {
+            removed[num_removed++] = removed[i];
+        } else if (order > 0) {
+            added[num_added++] = added[k];
+        } else {
+            updated[change->num_updated++] = added[k];
+        }
+        i += order <= 0 ? 1 : 0;
+        k += order >= 0 ? 1 : 0;
+    }
+    change->num_removed = num_removed;
+    change->num_added = num_added;
+}
+
+/* Fills *diff with what `event` has against `before`, which may be NULL. */
+static sdc_err sdci_diff_make(sdci_diff *diff, const sdc_allocator *allocator,
+                              const sdc_event *before, const sdc_event *event)
+{
+    size_t num_before = before != NULL ? before->num_instances : 0;
+    size_t num = event->num_instances;
+    size_t total = num_before + 2 * num;        /* removed; added; updated */
+    size_t spare = num_before > num ? num_before : num;
+
+    sdci_diff_deinit(diff, allocator);
+    diff->event = event;
+    diff->change.before = before;
+    if (num_before + num == 0) {
+        return SDC_OK;
+    }
+    diff->size = (total + spare) * sizeof *diff->room;
+    diff->room = (const sdc_instance **)sdci_resize(allocator, NULL, 0, diff->size);
+    if (diff->room == NULL) {
+        memset(diff, 0, sizeof *diff);
+        return SDC_ERR_NOMEM;
+    }
+    const sdc_instance **removed = diff->room;
+    const sdc_instance **added = removed + num_before;
+    const sdc_instance **updated = added + num;
+    const sdc_instance **to_sort = updated + num;
+    sdci_diff_walk(diff, removed, added, updated);
+    if (diff->change.num_removed > 0 && diff->change.num_added > 0) {
+        sdci_sort(removed, to_sort, diff->change.num_removed, sdci_compare_identity);
+        sdci_sort(added, to_sort, diff->change.num_added, sdci_compare_identity);
+        sdci_diff_pair(diff, removed, added, updated);
+        sdci_sort(removed, to_sort, diff->change.num_removed, sdci_compare_position);
+        sdci_sort(added, to_sort, diff->change.num_added, sdci_compare_position);
+        sdci_sort(updated, to_sort, diff->change.num_updated, sdci_compare_position);
+    }
+    diff->change.removed = removed;
+    diff->change.added = added;
+    diff->change.updated = updated;
+    return SDC_OK;
+}
+
+/* -- The cache -- */
+
+/* Each subscriber remembers what it saw: an update from inside a callback then needs no queue. */
+typedef struct sdci_subscriber {
+    sdc_event_fn fn;                    /* NULL: unsubscribed while a broadcast runs */
+    void *user;
+    const sdc_event *seen;              /* retained */
+} sdci_subscriber;
+
+struct sdc_cache {
+    sdc_allocator allocator;
+    const sdc_event *current;           /* retained; under lock */
+    sdci_buf subscribers;               /* of sdci_subscriber */
+    sdci_diff diff;                     /* the newest one that was made */
+    const uint32_t *mute;               /* not 0: no callback is begun; or NULL */
+    uint64_t now_ms;
+    uint32_t holds;                     /* the owner's and each running call's; atomic */
+    uint32_t lock;
+    bool is_broadcasting, is_dead;
+};
+
+static sdci_subscriber *sdci_cache_subscriber(const sdc_cache *cache, size_t i)
+{
+    return (sdci_subscriber *)(void *)cache->subscribers.ptr + i;
+}
+
+static size_t sdci_cache_num_subscribers(const sdc_cache *cache)
+{
+    return cache->subscribers.len / sizeof(sdci_subscriber);
+}
+
+static void sdci_cache_release(sdc_cache *cache)
+{
+    if (sdci_atomic_sub(&cache->holds, 1) != 0) {
+        return;
+    }
+    sdc_allocator allocator = cache->allocator;
+    for (size_t i = 0; i < sdci_cache_num_subscribers(cache); i++) {
+        sdc_event_release(sdci_cache_subscriber(cache, i)->seen);
+    }
+    sdc_event_release(cache->current);
+    sdci_diff_deinit(&cache->diff, &allocator);
+    sdci_buf_deinit(&cache->subscribers);
+    sdci_free(&allocator, cache, sizeof *cache);
+}
+
+/* Ends a call that held the cache. SDC_GONE: a callback destroyed it meanwhile. */
+static sdc_err sdci_cache_leave(sdc_cache *cache, sdc_err err)
+{
+    bool is_dead = cache->is_dead;
+
+    sdci_cache_release(cache);
+    return is_dead ? SDC_GONE : err;
+}
+
+sdc_err sdc_cache_create(const sdc_allocator *allocator, sdc_cache **out)
+{
+    sdc_allocator own = sdci_allocator_or_malloc(allocator);
+    sdc_cache *cache = (sdc_cache *)sdci_new(&own, sizeof *cache);
+
+    *out = NULL;
+    if (cache == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    sdci_event *nothing = sdci_event_new(&own, 0, 0);
+    if (nothing == NULL) {
+        sdci_free(&own, cache, sizeof *cache);
+        return SDC_ERR_NOMEM;
+    }
+    nothing->pub.err = SDC_AGAIN;
+    cache->allocator = own;
+    cache->current = &nothing->pub;
+    cache->holds = 1;
+    sdci_buf_init(&cache->subscribers, &cache->allocator, SIZE_MAX / 2);
+    *out = cache;
+    return SDC_OK;
+}
+
+void sdc_cache_destroy(sdc_cache *cache)
+{
+    if (cache != NULL) {
+        SDC_ASSERT(!cache->is_dead);
+        cache->is_dead = true;
+        sdci_cache_release(cache);
+    }
+}
+
+const sdc_event *sdc_cache_state(sdc_cache *cache)
+{
+    sdci_lock(&cache->lock);
+    const sdc_event *event = sdc_event_retain(cache->current);
+    sdci_unlock(&cache->lock);
+    return event;
+}
+
+static bool sdci_cache_is_mute(const sdc_cache *cache)
+{
+    return cache->is_dead || (cache->mute != NULL && sdci_atomic_get(cache->mute) != 0);
+}
+
+/* -- Subscribers -- */
+
+/* Calls one subscriber with the current event. It may subscribe others, which can move the array,
+   so nothing is kept across the call but the number. */
+static sdc_err sdci_cache_deliver(sdc_cache *cache, size_t i)
+{
+    sdci_subscriber *s = sdci_cache_subscriber(cache, i);
+    const sdc_event *before = s->seen;
+    const sdc_event *event = sdc_event_retain(cache->current);
+
+    if (cache->diff.event != event || cache->diff.change.before != before) {
+        sdc_err err = sdci_diff_make(&cache->diff, &cache->allocator, before, event);
+        if (err != SDC_OK) {
+            sdc_event_release(event);
+            return err;
+        }
+    }
+    s->seen = event;
+    sdci_diff used = cache->diff;               /* a nested broadcast makes another one */
+    memset(&cache->diff, 0, sizeof cache->diff);
+    s->fn(s->user, event, &used.change);
+    if (cache->diff.room == NULL && used.event == cache->current) {
+        cache->diff = used;
+    } else {
+        sdci_diff_deinit(&used, &cache->allocator);
+    }
+    sdc_event_release(before);
+    return SDC_OK;
+}
+
+/* The unsubscribed leave the array only when nobody walks along it. */
+static void sdci_cache_compact(sdc_cache *cache)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < sdci_cache_num_subscribers(cache); i++) {
+        sdci_subscriber *s = sdci_cache_subscriber(cache, i);
+        if (s->fn != NULL) {
+            *sdci_cache_subscriber(cache, kept) = *s;
+            kept++;
+        } else {
+            sdc_event_release(s->seen);
+        }
+    }
+    cache->subscribers.len = kept * sizeof(sdci_subscriber);
+}
+
+/* Brings every subscriber to the current event. Inside a callback it leaves that to the broadcast
+   that runs already. Who could not be told for want of memory is told the next time. */
+static sdc_err sdci_cache_broadcast(sdc_cache *cache)
+{
+    sdc_err err = SDC_OK;
+
+    if (cache->is_broadcasting) {
+        return SDC_OK;
+    }
+    cache->is_broadcasting = true;
+    size_t i = 0;
+    while (i < sdci_cache_num_subscribers(cache) && !sdci_cache_is_mute(cache)) {
+        sdci_subscriber *s = sdci_cache_subscriber(cache, i);
+        bool needs_call = s->fn != NULL && s->seen != cache->current;
+        sdc_err told = needs_call ? sdci_cache_deliver(cache, i) : SDC_OK;
+        err = err == SDC_OK ? told : err;
+        /* a callback may have updated the cache: then those before it are behind again */
+        i = needs_call && told == SDC_OK ? 0 : i + 1;
+    }
+    cache->is_broadcasting = false;
+    sdci_diff_deinit(&cache->diff, &cache->allocator);
+    sdci_cache_compact(cache);
+    return err;
+}
+
+static sdci_subscriber *sdci_cache_find(const sdc_cache *cache, sdc_event_fn fn, void *user)
+{
+    for (size_t i = 0; i < sdci_cache_num_subscribers(cache); i++) {
+        sdci_subscriber *s = sdci_cache_subscriber(cache, i);
+        if (s->fn == fn && s->user == user) {
+            return s;
+        }
+    }
+    return NULL;
+}
+
+sdc_err sdc_cache_subscribe(sdc_cache *cache, sdc_event_fn fn, void *user)
+{
+    sdci_subscriber s;
+
+    if (fn == NULL || sdci_cache_find(cache, fn, user) != NULL) {
+        return SDC_ERR_ARG;
+    }
+    memset(&s, 0, sizeof s);
+    s.fn = fn;
+    s.user = user;
+    sdci_put(&cache->subscribers, &s, sizeof s);
+    if (cache->subscribers.err != SDC_OK) {
+        cache->subscribers.err = SDC_OK;
+        return SDC_ERR_NOMEM;
+    }
+    if (sdci_cache_is_mute(cache)) {
+        return SDC_OK;
+    }
+    (void)sdci_atomic_add(&cache->holds, 1);
+    sdc_err err = sdci_cache_deliver(cache, sdci_cache_num_subscribers(cache) - 1);
+    if (err != SDC_OK) {
+        cache->subscribers.len -= sizeof s;
+    }
+    return sdci_cache_leave(cache, err);
+}
+
+void sdc_cache_unsubscribe(sdc_cache *cache, sdc_event_fn fn, void *user)
+{
+    sdci_subscriber *s = fn != NULL ? sdci_cache_find(cache, fn, user) : NULL;
+
+    if (s == NULL) {
+        return;
+    }
+    s->fn = NULL;
+    if (!cache->is_broadcasting) {
+        sdci_cache_compact(cache);
+    }
+}
+
+/* -- Updates -- */
+
+/* Makes an event the current one and tells everybody. Takes the caller's hold on it. Without
+   memory all stays as it was. */
+static sdc_err sdci_cache_publish(sdc_cache *cache, sdci_event *event)
+{
+    const sdc_event *old = cache->current;
+
+    if (sdci_cache_num_subscribers(cache) > 0) {
+        sdc_err err = sdci_diff_make(&cache->diff, &cache->allocator, old, &event->pub);
+        if (err != SDC_OK) {
+            sdc_event_release(&event->pub);
+            return err;
+        }
+    }
+    sdci_lock(&cache->lock);
+    cache->current = &event->pub;
+    sdci_unlock(&cache->lock);
+    sdc_event_release(old);
+    return sdci_cache_broadcast(cache);
+}
+
+static uint64_t sdci_cache_clock(sdc_cache *cache, uint64_t now_ms)
+{
+    cache->now_ms = sdci_max(cache->now_ms, now_ms);
+    return cache->now_ms;
+}
+
+/* Publishes a gathered list if it differs from the current one, or if that is not a good answer.
+   *changed: the instances differ. */
+static sdc_err sdci_cache_offer(sdc_cache *cache, sdci_list *list, uint64_t index, uint64_t now_ms,
+                                bool *changed)
+{
+    sdc_err err = SDC_OK;
+    const sdc_event *current = cache->current;
+    sdci_event *event = sdci_event_of_list(list, &err);
+
+    *changed = false;
+    if (event == NULL) {
+        return err;
+    }
+    event->pub.index = index;
+    event->pub.at_ms = sdci_cache_clock(cache, now_ms);
+    event->pub.is_known = true;
+    *changed = !current->is_known || !sdci_same_instances(&event->pub, current);
+    if (!*changed && current->err == SDC_OK) {
+        sdc_event_release(&event->pub);
+        return sdci_cache_broadcast(cache);
+    }
+    return sdci_cache_publish(cache, event);
+}
+
+sdc_err sdc_cache_update(sdc_cache *cache, const sdc_instance *instances, size_t num,
+                         uint64_t index, uint64_t now_ms)
+{
+    sdci_list list;
+    bool changed = false;
+
+    for (size_t i = 0; i < num; i++) {
+        if (sdci_is_empty(instances[i].addr) &&
+            (sdci_is_empty(instances[i].host) || instances[i].port == 0)) {
+            return SDC_ERR_ARG;
+        }
+    }
+    (void)sdci_atomic_add(&cache->holds, 1);
+    sdci_list_init(&list, &cache->allocator);
+    for (size_t i = 0; i < num && sdci_list_err(&list) == SDC_OK; i++) {
+        sdci_list_add(&list, &instances[i]);
+    }
+    sdc_err err = sdci_cache_offer(cache, &list, index, now_ms, &changed);
+    sdci_list_deinit(&list);
+    return sdci_cache_leave(cache, err);
+}
+
+sdc_err sdc_cache_update_error(sdc_cache *cache, sdc_err err, const char *message, uint64_t now_ms)
+{
+    const sdc_event *current = cache->current;
+
+    if (err < SDC_ERR_ARG || err > SDC_ERR_USER) {
+        return SDC_ERR_ARG;
+    }
+    if (current->err == err) {
+        return SDC_OK;
+    }
+    sdci_event *event = sdci_event_copy(current);
+    if (event == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    event->pub.err = err;
+    event->pub.at_ms = sdci_cache_clock(cache, now_ms);
+    if (current->failing_since_ms == 0) {
+        event->pub.failing_since_ms = sdci_max(event->pub.at_ms, 1);
+    }
+    (void)snprintf(event->message, sizeof event->message, "%s",
+                   sdci_is_empty(message) ? sdc_err_str(err) : message);
+    sdci_make_printable(event->message);
+    (void)sdci_atomic_add(&cache->holds, 1);
+    return sdci_cache_leave(cache, sdci_cache_publish(cache, event));
+}
+
+/* ---- registrar ----------------------------------------- [sdc:registrar] --
+   What is registered, written as the agent's JSON; then the machine that keeps
+   it so. Members are written only where the caller set them, since an agent
+   refuses those that it does not know (1.7 and later).
+   Consul docs: api-docs/agent/service#register-service, api-docs/agent/check.
+   ------------------------------------------------------------------------- */
+
+#define SDCI_BODY_MAX      ((size_t)16 << 20)
+#define SDCI_OUTPUT_MAX    4096u    /* an agent keeps no more of a check's output */
+#define SDCI_MINUTE_MS     60000u
+
+/* -- Writing JSON -- */
+
+static void sdci_put_json(sdci_buf *buf, const char *text)
+{
+    char escape[8];
+
+    sdci_put_char(buf, '"');
+    for (; *text != '\0'; text++) {
+        if (*text == '"' || *text == '\\') {
+            sdci_put_char(buf, '\\');
+            sdci_put_char(buf, *text);
+        } else if ((unsigned char)*text < 0x20) {
+            (void)snprintf(escape, sizeof escape, "\\u%04x", (unsigned)(unsigned char)*text);
+            sdci_put_text(buf, escape);
+        } else {
+            sdci_put_char(buf, *text);
+        }
+    }
+    sdci_put_char(buf, '"');
+}
+
+/* `"name":`, after a comma unless it is the first of its object. */
+static void sdci_put_name(sdci_buf *buf, const char *name)
+{
+    bool is_first = buf->len == 0 || buf->ptr[buf->len - 1] == '{' ||
+                    buf->ptr[buf->len - 1] == '[';
+
+    sdci_put_text(buf, is_first ? "" : ",");
+    if (name != NULL) {
+        sdci_put_json(buf, name);
+        sdci_put_char(buf, ':');
+    }
+}
+
+static void sdci_put_member(sdci_buf *buf, const char *name, const char *value)
+{
+    if (!sdci_is_empty(value)) {
+        sdci_put_name(buf, name);
+        sdci_put_json(buf, value);
+    }
+}
+
+static void sdci_put_member_u64(sdci_buf *buf, const char *name, uint64_t value)
+{
+    if (value != 0) {
+        sdci_put_name(buf, name);
+        sdci_put_u64(buf, value);
+    }
+}
+
+static void sdci_put_member_true(sdci_buf *buf, const char *name, bool value)
+{
+    if (value) {
+        sdci_put_name(buf, name);
+        sdci_put_text(buf, "true");
+    }
+}
+
+/* A duration as Go writes it: a number alone would be nanoseconds. */
+static void sdci_put_member_ms(sdci_buf *buf, const char *name, uint32_t ms)
+{
+    if (ms != 0 && ms != SDC_NEVER) {
+        sdci_put_name(buf, name);
+        sdci_put_char(buf, '"');
+        sdci_put_u64(buf, ms % 1000 == 0 ? ms / 1000 : ms);
+        sdci_put_text(buf, ms % 1000 == 0 ? "s\"" : "ms\"");
+    }
+}
+
+static void sdci_put_strings(sdci_buf *buf, const char *name, const char *const *items, size_t num)
+{
+    if (num == 0) {
+        return;
+    }
+    sdci_put_name(buf, name);
+    sdci_put_char(buf, '[');
+    for (size_t i = 0; i < num; i++) {
+        sdci_put_name(buf, NULL);
+        sdci_put_json(buf, items[i] != NULL ? items[i] : "");
+    }
+    sdci_put_char(buf, ']');
+}
+
+static const char *sdci_status_text(sdc_status status)
+{
+    switch (status) {
+    case SDC_STATUS_PASSING:     return "passing";
+    case SDC_STATUS_WARNING:     return "warning";
+    case SDC_STATUS_CRITICAL:    return "critical";
+    case SDC_STATUS_UNSET:
+    case SDC_STATUS_MAINTENANCE: break;
+    }
+    return "";
+}
+
+/* -- Checks -- */
+
+static size_t sdci_check_num_kinds(const sdc_check *c)
+{
+    bool is_alias = !sdci_is_empty(c->alias_node) || !sdci_is_empty(c->alias_service);
+
+    return (size_t)(c->ttl_ms != 0) + (size_t)!sdci_is_empty(c->http) +
+           (size_t)!sdci_is_empty(c->h2ping) + (size_t)!sdci_is_empty(c->tcp) +
+           (size_t)!sdci_is_empty(c->udp) + (size_t)!sdci_is_empty(c->grpc) +
+           (size_t)!sdci_is_empty(c->os_service) + (size_t)(c->num_args > 0) + (size_t)is_alias;
+}
+
+static sdc_err sdci_check_valid(const sdc_check *c, size_t i, sdc_error *error)
+{
+    if (sdci_check_num_kinds(c) != 1) {
+        return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: exactly one kind must be set, such as "
+                         "ttl_ms, http or tcp", (unsigned)i);
+    }
+    if (c->ttl_ms == SDC_NEVER) {
+        return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: ttl_ms cannot be for ever", (unsigned)i);
+    }
+    if (!sdci_is_empty(c->docker_container_id) && c->num_args == 0) {
+        return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: docker_container_id needs args",
+                         (unsigned)i);
+    }
+    if (c->status != SDC_STATUS_UNSET && sdci_status_text(c->status)[0] == '\0') {
+        return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: status must be passing, warning or "
+                         "critical", (unsigned)i);
+    }
+    for (size_t k = 0; k < c->num_headers; k++) {
+        if (sdci_is_empty(c->headers[k].key)) {
+            return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: headers[%u] has no key",
+                             (unsigned)i, (unsigned)k);
+        }
+    }
+    return SDC_OK;
+}
+
+/* The check's own ID, or the one that an agent would give it. */
+static void sdci_put_check_id(sdci_buf *buf, const sdc_registration *r, size_t i, const char *id)
+{
+    if (!sdci_is_empty(r->checks[i].id)) {
+        sdci_put_text(buf, r->checks[i].id);
+        return;
+    }
+    sdci_put_text(buf, "service:");
+    sdci_put_text(buf, id);
+    if (r->num_checks > 1) {
+        sdci_put_char(buf, ':');
+        sdci_put_u64(buf, i + 1);
+    }
+}
+
+static char *sdci_check_id(const sdc_allocator *allocator, const sdc_registration *r, size_t i,
+                           const char *id)
+{
+    sdci_buf text;
+    char *copy = NULL;
+
+    sdci_buf_init(&text, allocator, SDCI_BODY_MAX);
+    sdci_put_check_id(&text, r, i, id);
+    if (text.err == SDC_OK) {
+        copy = sdci_copy_slice(allocator, sdci_slice(text.ptr, text.len));
+    }
+    sdci_buf_deinit(&text);
+    return copy;
+}
+
+/* {"Name":["value", ...]}: the values of one name stand together. */
+static void sdci_put_headers(sdci_buf *buf, const sdc_check *c)
+{
+    if (c->num_headers == 0) {
+        return;
+    }
+    sdci_put_name(buf, "Header");
+    sdci_put_char(buf, '{');
+    for (size_t i = 0; i < c->num_headers; i++) {
+        bool is_first = true;
+        for (size_t k = 0; k < i; k++) {
+            is_first = is_first && strcmp(c->headers[k].key, c->headers[i].key) != 0;
+        }
+        if (!is_first) {
+            continue;
+        }
+        sdci_put_name(buf, c->headers[i].key);
+        sdci_put_char(buf, '[');
+        for (size_t k = i; k < c->num_headers; k++) {
+            if (strcmp(c->headers[k].key, c->headers[i].key) == 0) {
+                const char *value = c->headers[k].value;
+                sdci_put_name(buf, NULL);
+                sdci_put_json(buf, value != NULL ? value : "");
+            }
+        }
+        sdci_put_char(buf, ']');
+    }
+    sdci_put_char(buf, '}');
+}
+
+static void sdci_put_check_kind(sdci_buf *buf, const sdc_check *c)
+{
+    sdci_put_member_ms(buf, "TTL", c->ttl_ms);
+    sdci_put_member(buf, "HTTP", c->http);
+    sdci_put_member(buf, "Method", c->method);
+    sdci_put_member(buf, "Body", c->body);
+    sdci_put_headers(buf, c);
+    sdci_put_member_true(buf, "DisableRedirects", c->disable_redirects);
+    sdci_put_member(buf, "H2PING", c->h2ping);
+    if (!sdci_is_empty(c->h2ping) && c->h2ping_no_tls) {
+        sdci_put_name(buf, "H2PINGUseTLS");
+        sdci_put_text(buf, "false");
+    }
+    sdci_put_member(buf, "TCP", c->tcp);
+    sdci_put_member_true(buf, "TCPUseTLS", c->tcp_use_tls);
+    sdci_put_member(buf, "UDP", c->udp);
+    sdci_put_member(buf, "GRPC", c->grpc);
+    sdci_put_member_true(buf, "GRPCUseTLS", c->grpc_use_tls);
+    sdci_put_member(buf, "OSService", c->os_service);
+    sdci_put_strings(buf, "ScriptArgs", c->args, c->num_args);
+    sdci_put_member(buf, "DockerContainerID", c->docker_container_id);
+    sdci_put_member(buf, "Shell", c->shell);
+    sdci_put_member(buf, "AliasNode", c->alias_node);
+    sdci_put_member(buf, "AliasService", c->alias_service);
+    sdci_put_member(buf, "TLSServerName", c->tls_server_name);
+    sdci_put_member_true(buf, "TLSSkipVerify", c->tls_skip_verify);
+}
+
+/* A registrar beats its TTL checks, so there they start as passing, and a process that was killed
+   does not stay for ever. */
+static void sdci_put_check(sdci_buf *buf, const sdc_registration *r, size_t i, const char *check_id,
+                           bool is_beaten)
+{
+    const sdc_check *c = &r->checks[i];
+    bool is_alias = !sdci_is_empty(c->alias_node) || !sdci_is_empty(c->alias_service);
+    bool has_interval = c->ttl_ms == 0 && !is_alias;
+    bool is_kept = is_beaten && c->ttl_ms != 0;
+    sdc_status status = c->status == SDC_STATUS_UNSET && is_kept ? SDC_STATUS_PASSING : c->status;
+
+    sdci_put_name(buf, NULL);
+    sdci_put_char(buf, '{');
+    sdci_put_member(buf, "CheckID", check_id);
+    sdci_put_member(buf, "Name", c->name);
+    sdci_put_member(buf, "Notes", c->notes);
+    sdci_put_member(buf, "Status", sdci_status_text(status));
+    sdci_put_check_kind(buf, c);
+    sdci_put_member_ms(buf, "Interval", has_interval ? sdci_or(c->interval_ms, 10000) : 0);
+    sdci_put_member_ms(buf, "Timeout", c->timeout_ms);
+    sdci_put_member_ms(buf, "DeregisterCriticalServiceAfter",
+                       c->deregister_critical_after_ms != 0 || !is_kept
+                           ? c->deregister_critical_after_ms : 60 * SDCI_MINUTE_MS);
+    sdci_put_member_u64(buf, "SuccessBeforePassing", c->success_before_passing);
+    sdci_put_member_u64(buf, "FailuresBeforeWarning", c->failures_before_warning);
+    sdci_put_member_u64(buf, "FailuresBeforeCritical", c->failures_before_critical);
+    sdci_put_member_u64(buf, "OutputMaxSize", c->output_max_bytes);
+    sdci_put_char(buf, '}');
+}
+
+/* -- The service -- */
+
+static sdc_err sdci_ignore_json(void *user, sdc_json_kind kind, const char *text, size_t len)
+{
+    (void)user;
+    (void)kind;
+    (void)text;
+    (void)len;
+    return SDC_OK;
+}
+
+/* Our own strict grammar is the judge of what a caller put into a body: text that is not UTF-8, or
+   raw members that are not members. */
+static sdc_err sdci_check_json(const sdc_allocator *allocator, const char *field, sdci_str before,
+                               sdci_str text, sdci_str after, sdc_error *error)
+{
+    sdc_json json;
+    sdc_error why;
+
+    sdci_json_init(&json, allocator, sdci_ignore_json, NULL);
+    (void)sdc_json_feed(&json, before.ptr, before.len);
+    (void)sdc_json_feed(&json, text.ptr, text.len);
+    (void)sdc_json_feed(&json, after.ptr, after.len);
+    sdc_err err = sdc_json_finish(&json);
+    sdc_json_error(&json, &why);
+    sdci_json_deinit(&json);
+    if (err == SDC_OK || err == SDC_ERR_NOMEM) {
+        return err == SDC_OK ? SDC_OK : sdci_fail_plain(error, err);
+    }
+    return sdci_fail(error, SDC_ERR_ARG, "%s: %.200s", field, why.message);
+}
+
+static sdc_err sdci_registration_valid(const sdc_allocator *allocator, const sdc_registration *r,
+                                       sdc_error *error)
+{
+    sdc_err err = sdci_check_path_part("name", r->name, error);
+
+    if (err == SDC_OK && !sdci_is_empty(r->id)) {
+        err = sdci_check_path_part("id", r->id, error);
+    }
+    if (err != SDC_OK) {
+        return err;
+    }
+    if (r->port != 0 && r->num_ports > 0) {
+        return sdci_fail(error, SDC_ERR_ARG, "port and ports cannot both be set");
+    }
+    bool has_weights = r->weight_passing != 0 || r->weight_warning != 0;
+    if ((has_weights && r->weight_passing == 0) || r->weight_passing > 65535 ||
+        r->weight_warning > 65535) {
+        return sdci_fail(error, SDC_ERR_ARG,
+                         "weight_passing must be from 1 to 65535 and weight_warning at most that");
+    }
+    for (size_t i = 0; i < r->num_meta; i++) {
+        if (sdci_is_empty(r->meta[i].key)) {
+            return sdci_fail(error, SDC_ERR_ARG, "meta[%u] has no key", (unsigned)i);
+        }
+    }
+    for (size_t i = 0; i < r->num_checks && err == SDC_OK; i++) {
+        err = sdci_check_valid(&r->checks[i], i, error);
+    }
+    if (err == SDC_OK && !sdci_is_empty(r->raw_members)) {
+        err = sdci_check_json(allocator, "raw_members", sdci_str_of("{"),
+                              sdci_str_of(r->raw_members), sdci_str_of("}"), error);
+    }
+    return err;
+}
+
+/* name-address-port, without what is absent: the same at every start, so that a service which died
+   is replaced and not doubled. */
+static void sdci_put_service_id(sdci_buf *buf, const sdc_registration *r)
+{
+    if (!sdci_is_empty(r->id)) {
+        sdci_put_text(buf, r->id);
+        return;
+    }
+    sdci_put_text(buf, r->name);
+    if (!sdci_is_empty(r->address)) {
+        sdci_put_char(buf, '-');
+        sdci_put_text(buf, r->address);
+    }
+    if (r->port != 0) {
+        sdci_put_char(buf, '-');
+        sdci_put_u64(buf, r->port);
+    }
+}
+
+static void sdci_put_addresses(sdci_buf *buf, const sdc_registration *r)
+{
+    if (r->num_tagged_addresses > 0) {
+        sdci_put_name(buf, "TaggedAddresses");
+        sdci_put_char(buf, '{');
+        for (size_t i = 0; i < r->num_tagged_addresses; i++) {
+            const sdc_address *a = &r->tagged_addresses[i];
+            sdci_put_name(buf, a->key != NULL ? a->key : "");
+            sdci_put_char(buf, '{');
+            sdci_put_member(buf, "Address", a->address);
+            sdci_put_member_u64(buf, "Port", a->port);
+            sdci_put_char(buf, '}');
+        }
+        sdci_put_char(buf, '}');
+    }
+}
+
+static void sdci_put_ports(sdci_buf *buf, const sdc_registration *r)
+{
+    sdci_put_member_u64(buf, "Port", r->port);
+    if (r->num_ports > 0) {
+        sdci_put_name(buf, "Ports");
+        sdci_put_char(buf, '[');
+        for (size_t i = 0; i < r->num_ports; i++) {
+            sdci_put_name(buf, NULL);
+            sdci_put_char(buf, '{');
+            sdci_put_member(buf, "Name", r->ports[i].name);
+            sdci_put_member_u64(buf, "Port", r->ports[i].port);
+            sdci_put_member_true(buf, "Default", r->ports[i].is_default);
+            sdci_put_char(buf, '}');
+        }
+        sdci_put_char(buf, ']');
+    }
+}
+
+static void sdci_put_meta(sdci_buf *buf, const sdc_registration *r)
+{
+    if (r->num_meta > 0) {
+        sdci_put_name(buf, "Meta");
+        sdci_put_char(buf, '{');
+        for (size_t i = 0; i < r->num_meta; i++) {
+            sdci_put_name(buf, r->meta[i].key);
+            sdci_put_json(buf, r->meta[i].value != NULL ? r->meta[i].value : "");
+        }
+        sdci_put_char(buf, '}');
+    }
+}
+
+/* Where both weights are sent, since an agent takes an absent one for 0. */
+static void sdci_put_weights(sdci_buf *buf, const sdc_registration *r)
+{
+    if (r->weight_passing != 0) {
+        sdci_put_name(buf, "Weights");
+        sdci_put_text(buf, "{\"Passing\":");
+        sdci_put_u64(buf, r->weight_passing);
+        sdci_put_text(buf, ",\"Warning\":");
+        sdci_put_u64(buf, r->weight_warning);
+        sdci_put_char(buf, '}');
+    }
+}
+
+static void sdci_put_checks(sdci_buf *buf, const sdc_registration *r, const char *id,
+                            bool is_beaten)
+{
+    if (r->num_checks == 0) {
+        return;
+    }
+    sdci_put_name(buf, "Checks");
+    sdci_put_char(buf, '[');
+    for (size_t i = 0; i < r->num_checks; i++) {
+        char *check_id = sdci_check_id(buf->allocator, r, i, id);
+        if (check_id == NULL) {
+            buf->err = SDC_ERR_NOMEM;
+            return;
+        }
+        sdci_put_check(buf, r, i, check_id, is_beaten);
+        sdci_free_text(buf->allocator, check_id);
+    }
+    sdci_put_char(buf, ']');
+}
+
+static void sdci_put_registration(sdci_buf *buf, const sdc_registration *r, const char *id,
+                                  bool is_beaten)
+{
+    sdci_put_char(buf, '{');
+    sdci_put_member(buf, "ID", id);
+    sdci_put_member(buf, "Name", r->name);
+    sdci_put_member(buf, "Kind", r->kind);
+    sdci_put_strings(buf, "Tags", r->tags, r->num_tags);
+    sdci_put_member(buf, "Address", r->address);
+    sdci_put_ports(buf, r);
+    sdci_put_member(buf, "SocketPath", r->socket_path);
+    sdci_put_addresses(buf, r);
+    sdci_put_meta(buf, r);
+    sdci_put_weights(buf, r);
+    sdci_put_member_true(buf, "EnableTagOverride", r->enable_tag_override);
+    if (!sdci_is_empty(r->region) || !sdci_is_empty(r->zone)) {
+        sdci_put_name(buf, "Locality");
+        sdci_put_char(buf, '{');
+        sdci_put_member(buf, "Region", r->region);
+        sdci_put_member(buf, "Zone", r->zone);
+        sdci_put_char(buf, '}');
+    }
+    sdci_put_checks(buf, r, id, is_beaten);
+    if (!sdci_is_empty(r->raw_members)) {
+        sdci_put_name(buf, NULL);
+        sdci_put_text(buf, r->raw_members);
+    }
+    sdci_put_char(buf, '}');
+}
+
+/* What is registered, ready to be sent as often as it takes. */
+typedef struct sdci_service {
+    const sdc_allocator *allocator;
+    sdci_buf body;
+    char *id;
+    char *name, *tags, *address;        /* for the log, as go-kit writes them */
+} sdci_service;
+
+static void sdci_service_deinit(sdci_service *service)
+{
+    sdci_buf_deinit(&service->body);
+    sdci_free_text(service->allocator, service->id);
+    sdci_free_text(service->allocator, service->name);
+    sdci_free_text(service->allocator, service->tags);
+    sdci_free_text(service->allocator, service->address);
+}
+
+/* "[a b]" */
+static void sdci_put_tag_list(sdci_buf *buf, const char *const *tags, size_t num)
+{
+    sdci_put_char(buf, '[');
+    for (size_t i = 0; i < num; i++) {
+        sdci_put_text(buf, i > 0 ? " " : "");
+        sdci_put_text(buf, tags[i] != NULL ? tags[i] : "");
+    }
+    sdci_put_char(buf, ']');
+}
+
+static sdc_err sdci_service_write(sdci_service *service, const sdc_registration *r, bool is_beaten)
+{
+    const sdc_allocator *a = service->allocator;
+    sdci_buf scratch;
+
+    sdci_buf_init(&scratch, a, SDCI_BODY_MAX);
+    sdci_put_service_id(&scratch, r);
+    if (scratch.err == SDC_OK) {
+        service->id = sdci_copy_slice(a, sdci_slice(scratch.ptr, scratch.len));
+    }
+    sdci_buf_clear(&scratch);
+    sdci_put_tag_list(&scratch, r->tags, r->num_tags);
+    if (scratch.err == SDC_OK) {
+        service->tags = sdci_copy_slice(a, sdci_slice(scratch.ptr, scratch.len));
+    }
+    sdci_buf_deinit(&scratch);
+    service->name = sdci_copy(a, r->name);
+    service->address = sdci_copy(a, r->address != NULL ? r->address : "");
+    if (service->id == NULL || service->tags == NULL || service->name == NULL ||
+        service->address == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    sdci_put_registration(&service->body, r, service->id, is_beaten);
+    return service->body.err;
+}
+
+/* Checks and writes a registration. `is_beaten`: a registrar will keep its TTL checks alive. */
+static sdc_err sdci_service_init(sdci_service *service, const sdc_allocator *allocator,
+                                 const sdc_registration *r, bool is_beaten, sdc_error *error)
+{
+    memset(service, 0, sizeof *service);
+    service->allocator = allocator;
+    sdci_buf_init(&service->body, allocator, SDCI_BODY_MAX);
+    sdc_err err = sdci_registration_valid(allocator, r, error);
+    if (err != SDC_OK) {
+        return err;
+    }
+    err = sdci_service_write(service, r, is_beaten);
+    if (err != SDC_OK) {
+        (void)sdci_fail_plain(error, err);
+    } else {
+        err = sdci_check_path_part("id", service->id, error);
+    }
+    if (err == SDC_OK) {
+        err = sdci_check_json(allocator, "registration", sdci_slice("", 0),
+                              sdci_slice(service->body.ptr, service->body.len), sdci_slice("", 0),
+                              error);
+    }
+    if (err != SDC_OK) {
+        sdci_service_deinit(service);
+        memset(service, 0, sizeof *service);
+    }
+    return err;
+}
+
+/* -- Requests of a registrar -- */
+
+/* A check that is not in the body any more is taken away, where the agent knows how (1.6.1). */
+static sdci_request sdci_request_register(sdc_client *client, sdci_buf *out, sdci_str body)
+{
+    sdci_request request = sdci_request_begin(client, out, "PUT", "/v1/agent/service/register");
+
+    sdci_request_param(&request, "replace-existing-checks", "true");
+    sdci_request_scope(&request, NULL, NULL, NULL);
+    sdci_request_end(&request, &body);
+    return request;
+}
+
+/* METHOD path/ID, without a body. */
+static sdci_request sdci_request_on_id(sdc_client *client, sdci_buf *out, const char *method,
+                                       const char *path, const char *id)
+{
+    sdci_request request = sdci_request_begin(client, out, method, path);
+    sdci_str nothing = sdci_slice("", 0);
+
+    sdci_put_escaped(out, id);
+    sdci_request_scope(&request, NULL, NULL, NULL);
+    sdci_request_end(&request, strcmp(method, "GET") == 0 ? NULL : &nothing);
+    return request;
+}
+
+sdc_err sdc_client_register(sdc_client *client, const sdc_registration *registration,
+                            sdc_error *error)
+{
+    sdci_service service;
+    sdci_call call;
+    sdci_answer answer;
+
+    sdci_error_clear(error);
+    sdc_err err = sdci_service_init(&service, &client->allocator, registration, false, error);
+    if (err != SDC_OK) {
+        return err;
+    }
+    sdci_call_init(&call, &client->io, &client->allocator, &client->agent,
+                   client->connect_timeout_ms);
+    sdci_request request = sdci_request_register(client, &call.request,
+                                                 sdci_buf_from(&service.body, 0));
+    sdci_answer_init(&answer, &request, "PUT");
+    err = sdci_client_perform(client, &call, &answer, client->request_timeout_ms, error);
+    sdci_call_deinit(&call);
+    sdci_service_deinit(&service);
+    return err;
+}
+
+static sdc_err sdci_client_deregister(sdc_client *client, const char *id, uint32_t timeout_ms,
+                                      sdc_error *error)
+{
+    sdci_call call;
+    sdci_answer answer;
+
+    sdci_call_init(&call, &client->io, &client->allocator, &client->agent,
+                   client->connect_timeout_ms);
+    sdci_request request = sdci_request_on_id(client, &call.request, "PUT",
+                                              "/v1/agent/service/deregister/", id);
+    sdci_answer_init(&answer, &request, "PUT");
+    sdc_err err = sdci_client_perform(client, &call, &answer, timeout_ms, error);
+    if (err == SDC_ERR_STATUS && sdci_answer_says_unknown(&answer)) {
+        sdci_error_clear(error);
+        err = SDC_OK;
+    }
+    sdci_call_deinit(&call);
+    return err;
+}
+
+sdc_err sdc_client_deregister(sdc_client *client, const char *service_id, sdc_error *error)
+{
+    sdci_error_clear(error);
+    sdc_err err = sdci_check_path_part("service_id", service_id, error);
+    return err == SDC_OK ? sdci_client_deregister(client, service_id, client->request_timeout_ms,
+                                                  error) : err;
+}
+
+/* -- The registrar -- */
+
+/* PAUSED --a job is due--> EXCHANGING --its answer--> PAUSED
+     |                          |
+     '-- stopped, all done -----'--> STOPPED
+
+   There is no plan: whenever the machine is free it looks at what is wanted and what is known, and
+   does the most urgent thing. So nothing is forgotten, whatever order things happen in.          */
+typedef enum sdci_registrar_state {
+    SDCI_REGISTRAR_PAUSED,      /* ends when the next job is due                      */
+    SDCI_REGISTRAR_EXCHANGING,  /* `job` is under way; ends with its answer           */
+    SDCI_REGISTRAR_STOPPED      /* for ever                                           */
+} sdci_registrar_state;
+
+typedef enum sdci_job {
+    SDCI_JOB_NONE,
+    SDCI_JOB_REGISTER,
+    SDCI_JOB_BEAT,              /* checks[which] */
+    SDCI_JOB_MAINTENANCE,
+    SDCI_JOB_VERIFY,
+    SDCI_JOB_DEREGISTER
+} sdci_job;
+
+/* What another thread wants sent: the newest wins. Under the registrar's lock. */
+typedef struct sdci_mail {
+    char *text;                 /* output or reason */
+    sdc_status status;          /* of a check; passing or maintenance where that is meant */
+    bool is_new;
+} sdci_mail;
+
+/* A TTL check. */
+typedef struct sdci_beat {
+    sdci_mail mail;
+    char *id;
+    char *output;               /* what the beats say; the stepping thread's */
+    sdc_status status;
+    uint64_t due_ms;
+    uint32_t every_ms;
+} sdci_beat;
+
+struct sdc_registrar {
+    sdc_task task;              /* first: the one is the other */
+    sdci_service service;
+    sdci_beat *beats;
+    size_t num_beats;
+    size_t which;
+    sdci_mail maintenance_mail;
+    char *reason;               /* of the maintenance that is wanted */
+    uint64_t verify_at_ms;
+    uint64_t retry_at_ms;       /* after a failure nothing is done before this */
+    uint64_t stop_at_ms;        /* when stopping ends at the latest */
+    uint32_t verify_ms, stop_timeout_ms;
+    uint32_t num_failures;      /* in a row, for the backoff */
+    uint32_t lock;              /* of the mails */
+    uint32_t is_registered;     /* atomic */
+    sdci_registrar_state state;
+    sdci_job job;
+    bool keep_on_stop;
+    bool is_wanted;             /* not after sdc_registrar_deregister */
+    bool may_be_there;          /* a registration was sent and not taken back */
+    bool wants_maintenance;
+    bool maintenance_is_due;
+};
+
+static sdc_registrar *sdci_registrar_of(const sdc_task *task)
+{
+    return (sdc_registrar *)(uintptr_t)task;
+}
+
+static void sdci_registrar_log(const sdc_registrar *r, const char *action, const char *err)
+{
+    sdc_kv fields[5];
+
+    fields[0] = sdci_kv("event", "registrar");
+    fields[1] = sdci_kv("service", r->service.name);
+    fields[2] = sdci_kv("tags", r->service.tags);
+    fields[3] = sdci_kv("address", r->service.address);
+    fields[4] = err != NULL ? sdci_kv("err", err) : sdci_kv("action", action);
+    sdci_log(r->task.client, err != NULL ? SDC_LOG_WARN : SDC_LOG_INFO, fields, 5);
+}
+
+/* -- Mail from other threads -- */
+
+/* Puts a text into a mail. False: no memory. */
+static bool sdci_registrar_post(sdc_registrar *r, sdci_mail *mail, sdc_status status,
+                                const char *text)
+{
+    const sdc_allocator *a = &r->task.client->allocator;
+    size_t len = (size_t)sdci_min(strlen(text), SDCI_OUTPUT_MAX);
+    char *copy = sdci_copy_slice(a, sdci_slice(text, len));
+
+    if (copy == NULL) {
+        return false;
+    }
+    sdci_lock(&r->lock);
+    char *old = mail->text;
+    mail->text = copy;
+    mail->status = status;
+    mail->is_new = true;
+    sdci_unlock(&r->lock);
+    sdci_free_text(a, old);
+    return true;
+}
+
+/* Takes a mail out, if there is one. */
+static bool sdci_registrar_receive(sdc_registrar *r, sdci_mail *mail, sdci_mail *out)
+{
+    sdci_lock(&r->lock);
+    *out = *mail;
+    mail->text = NULL;
+    mail->is_new = false;
+    sdci_unlock(&r->lock);
+    return out->is_new;
+}
+
+static void sdci_registrar_read_mail(sdc_registrar *r)
+{
+    const sdc_allocator *a = &r->task.client->allocator;
+    sdci_mail mail;
+
+    for (size_t i = 0; i < r->num_beats; i++) {
+        sdci_beat *beat = &r->beats[i];
+        if (sdci_registrar_receive(r, &beat->mail, &mail)) {
+            sdci_free_text(a, beat->output);
+            beat->output = mail.text;
+            beat->status = mail.status;
+            beat->due_ms = r->task.now_ms;
+        }
+    }
+    if (sdci_registrar_receive(r, &r->maintenance_mail, &mail)) {
+        sdci_free_text(a, r->reason);
+        r->reason = mail.text;
+        r->wants_maintenance = mail.status == SDC_STATUS_MAINTENANCE;
+        r->maintenance_is_due = true;
+    }
+}
+
+/* -- Which job is next -- */
+
+typedef struct sdci_due {
+    sdci_job job;
+    size_t which;               /* of the beats */
+    uint64_t at_ms;
+} sdci_due;
+
+static void sdci_due_earlier(sdci_due *due, sdci_job job, size_t which, uint64_t at_ms)
+{
+    if (at_ms < due->at_ms) {
+        due->job = job;
+        due->which = which;
+        due->at_ms = at_ms;
+    }
+}
+
+/* The most urgent job, and when it is due. Stopping leaves one thing to do, if any. */
+static sdci_due sdci_registrar_next(const sdc_registrar *r)
+{
+    bool is_registered = sdci_atomic_get(&r->is_registered) != 0;
+    sdci_due due = { SDCI_JOB_NONE, 0, SDCI_FOREVER };
+
+    if (r->stop_at_ms != SDCI_FOREVER) {
+        if (r->may_be_there && !r->keep_on_stop && r->task.now_ms < r->stop_at_ms) {
+            sdci_due_earlier(&due, SDCI_JOB_DEREGISTER, 0, r->retry_at_ms);
+        }
+        return due;
+    }
+    if (!r->is_wanted) {
+        return due;
+    }
+    if (!is_registered) {
+        sdci_due_earlier(&due, SDCI_JOB_REGISTER, 0, 0);
+    } else {
+        sdci_due_earlier(&due, SDCI_JOB_MAINTENANCE, 0, r->maintenance_is_due ? 0 : SDCI_FOREVER);
+        sdci_due_earlier(&due, SDCI_JOB_VERIFY, 0, r->verify_at_ms);
+    }
+    for (size_t i = 0; i < r->num_beats && is_registered; i++) {
+        sdci_due_earlier(&due, SDCI_JOB_BEAT, i, r->beats[i].due_ms);
+    }
+    due.at_ms = sdci_max(due.at_ms, r->retry_at_ms);
+    return due;
+}
+
+/* -- Doing a job -- */
+
+static sdci_request sdci_registrar_request_beat(sdc_registrar *r, const sdci_beat *beat)
+{
+    sdc_client *client = r->task.client;
+    sdci_buf *out = &r->task.call.request;
+    sdci_buf body;
+
+    sdci_buf_init(&body, &client->allocator, SDCI_BODY_MAX);
+    sdci_put_char(&body, '{');
+    sdci_put_member(&body, "Status", sdci_status_text(beat->status));
+    sdci_put_member(&body, "Output", beat->output);
+    sdci_put_char(&body, '}');
+    sdci_request request = sdci_request_begin(client, out, "PUT", "/v1/agent/check/update/");
+    sdci_put_escaped(out, beat->id);
+    sdci_request_scope(&request, NULL, NULL, NULL);
+    if (body.err == SDC_OK) {
+        sdci_str text = sdci_buf_from(&body, 0);
+        sdci_request_end(&request, &text);
+    } else {
+        out->err = body.err;
+    }
+    sdci_buf_deinit(&body);
+    return request;
+}
+
+static sdci_request sdci_registrar_request_maintenance(sdc_registrar *r)
+{
+    sdci_buf *out = &r->task.call.request;
+    sdci_request request = sdci_request_begin(r->task.client, out, "PUT",
+                                              "/v1/agent/service/maintenance/");
+    sdci_str nothing = sdci_slice("", 0);
+
+    sdci_put_escaped(out, r->service.id);
+    sdci_request_param(&request, "enable", r->wants_maintenance ? "true" : "false");
+    sdci_request_param_if(&request, "reason", r->reason);
+    sdci_request_scope(&request, NULL, NULL, NULL);
+    sdci_request_end(&request, &nothing);
+    return request;
+}
+
+static sdci_request sdci_registrar_request(sdc_registrar *r, sdci_job job)
+{
+    sdc_client *client = r->task.client;
+    sdci_buf *out = &r->task.call.request;
+
+    switch (job) {
+    case SDCI_JOB_REGISTER:
+        return sdci_request_register(client, out, sdci_buf_from(&r->service.body, 0));
+    case SDCI_JOB_BEAT:
+        return sdci_registrar_request_beat(r, &r->beats[r->which]);
+    case SDCI_JOB_MAINTENANCE:
+        return sdci_registrar_request_maintenance(r);
+    case SDCI_JOB_VERIFY:
+        return sdci_request_on_id(client, out, "GET", "/v1/agent/service/", r->service.id);
+    case SDCI_JOB_DEREGISTER:
+    case SDCI_JOB_NONE:
+        break;
+    }
+    return sdci_request_on_id(client, out, "PUT", "/v1/agent/service/deregister/", r->service.id);
+}
+
+static void sdci_registrar_start(sdc_registrar *r, sdci_job job, size_t which)
+{
+    sdc_task *task = &r->task;
+    uint64_t left_ms = sdci_max(r->stop_at_ms - task->now_ms, 1);
+    uint32_t timeout_ms = (uint32_t)sdci_min(task->client->request_timeout_ms, left_ms);
+
+    r->which = which;
+    sdci_request request = sdci_registrar_request(r, job);
+    sdci_task_start(task, &request, job == SDCI_JOB_VERIFY ? "GET" : "PUT", timeout_ms, NULL);
+    r->may_be_there = r->may_be_there || job == SDCI_JOB_REGISTER;
+    r->maintenance_is_due = r->maintenance_is_due && job != SDCI_JOB_MAINTENANCE;
+    r->job = job;
+    r->state = SDCI_REGISTRAR_EXCHANGING;
+}
+
+/* Every beat comes a little early at random: many processes that were started together spread. */
+static uint64_t sdci_registrar_next_beat(sdc_registrar *r, const sdci_beat *beat)
+{
+    return r->task.now_ms + beat->every_ms -
+           sdci_random_upto(&r->task.random, beat->every_ms / 10);
+}
+
+/* An agent keeps the state of a check that it has, and starts one that it does not have with the
+   body's; so what the program set is sent at once behind the registration. */
+static void sdci_registrar_registered(sdc_registrar *r)
+{
+    r->task.stats.registrations++;
+    sdci_atomic_set(&r->is_registered, 1);
+    for (size_t i = 0; i < r->num_beats; i++) {
+        r->beats[i].due_ms = r->task.now_ms;
+    }
+    r->maintenance_is_due = r->maintenance_is_due || r->wants_maintenance;
+    r->verify_at_ms = r->num_beats > 0 ? SDCI_FOREVER
+                                       : sdci_after(r->task.now_ms, r->verify_ms);
+    sdci_registrar_log(r, "register", NULL);
+}
+
+static void sdci_registrar_deregistered(sdc_registrar *r)
+{
+    r->may_be_there = false;
+    sdci_atomic_set(&r->is_registered, 0);
+    sdci_registrar_log(r, "deregister", NULL);
+}
+
+/* The one writer of what a good answer changes. */
+static void sdci_registrar_job_done(sdc_registrar *r)
+{
+    sdci_beat *beat = r->num_beats > 0 ? &r->beats[r->which] : NULL;
+
+    switch (r->job) {
+    case SDCI_JOB_REGISTER:
+        sdci_registrar_registered(r);
+        break;
+    case SDCI_JOB_BEAT:
+        r->task.stats.heartbeats++;
+        beat->due_ms = sdci_registrar_next_beat(r, beat);
+        break;
+    case SDCI_JOB_VERIFY:
+        r->verify_at_ms = sdci_after(r->task.now_ms, r->verify_ms);
+        break;
+    case SDCI_JOB_DEREGISTER:
+        sdci_registrar_deregistered(r);
+        break;
+    case SDCI_JOB_MAINTENANCE:
+    case SDCI_JOB_NONE:
+        break;
+    }
+    /* a registration proves nothing yet to an agent that forgets it at once */
+    if (r->job != SDCI_JOB_REGISTER || r->num_beats == 0) {
+        r->num_failures = 0;
+    }
+    sdci_task_succeeded(&r->task);
+}
+
+/* The pause after a failure. What the agent has refused as wrong or forbidden is not better a
+   moment later; a beat that is late must still come before its TTL is over. */
+static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err)
+{
+    bool is_refused = err == SDC_ERR_STATUS || err == SDC_ERR_DENIED || err == SDC_ERR_BUSY;
+    uint32_t most_ms = 30000;
+
+    r->num_failures++;
+    for (size_t i = 0; i < r->num_beats; i++) {
+        most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->beats[i].every_ms / 2, 100));
+    }
+    if (sdci_task_is_stopping(&r->task)) {
+        most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->stop_timeout_ms / 8, 10));
+    }
+    return sdci_backoff_ms(&r->task.random, (uint32_t)sdci_min(is_refused ? 1000 : 10, most_ms),
+                           most_ms, r->num_failures);
+}
+
+static void sdci_registrar_job_failed(sdc_registrar *r, sdc_err err, const sdc_error *error)
+{
+    bool is_forgotten = err == SDC_ERR_STATUS && sdci_answer_says_unknown(&r->task.answer) &&
+                        r->job != SDCI_JOB_REGISTER;
+    bool is_first = r->num_failures == 0;
+
+    r->maintenance_is_due = r->maintenance_is_due || r->job == SDCI_JOB_MAINTENANCE;
+    r->retry_at_ms = r->task.now_ms + sdci_registrar_pause_ms(r, err);
+    if (is_forgotten) {
+        sdci_atomic_set(&r->is_registered, 0);
+        r->retry_at_ms = is_first ? r->task.now_ms : r->retry_at_ms;
+    }
+    sdci_registrar_log(r, NULL, error->message);
+    sdci_task_failed(&r->task, error);
+}
+
+/* -- The machine -- */
+
+/* Ends the exchange that is under way, whatever it is about. */
+static void sdci_registrar_drop(sdc_registrar *r)
+{
+    if (r->state == SDCI_REGISTRAR_EXCHANGING) {
+        sdci_call_abort(&r->task.call);
+        r->state = SDCI_REGISTRAR_PAUSED;
+    }
+    r->job = SDCI_JOB_NONE;
+}
+
+/* The first step that sees the stop: what is under way is dropped, and time begins to run. */
+static void sdci_registrar_begin_stop(sdc_registrar *r)
+{
+    if (sdci_task_is_stopping(&r->task) && r->stop_at_ms == SDCI_FOREVER) {
+        r->stop_at_ms = sdci_after(r->task.now_ms, r->stop_timeout_ms);
+        r->retry_at_ms = 0;
+        r->num_failures = 0;
+        sdci_registrar_drop(r);
+    }
+}
+
+/* SDC_OK: a job was started. */
+static sdc_err sdci_registrar_paused(sdc_registrar *r)
+{
+    sdci_registrar_read_mail(r);
+    sdci_due due = sdci_registrar_next(r);
+    if (due.job == SDCI_JOB_NONE && r->stop_at_ms != SDCI_FOREVER) {
+        sdci_call_abort(&r->task.call);
+        r->state = SDCI_REGISTRAR_STOPPED;
+        return SDC_STOPPED;
+    }
+    if (due.job == SDCI_JOB_NONE || due.at_ms > r->task.now_ms) {
+        sdci_call_watch(&r->task.call);
+        return SDC_AGAIN;
+    }
+    sdci_registrar_start(r, due.job, due.which);
+    return SDC_OK;
+}
+
+static sdc_err sdci_registrar_exchanging(sdc_registrar *r, sdci_share *share)
+{
+    sdc_error error;
+    sdc_err err = sdci_task_exchange(&r->task, share, &error);
+
+    if (err == SDC_AGAIN && r->task.now_ms < r->stop_at_ms) {
+        return SDC_AGAIN;
+    }
+    if (err == SDC_AGAIN) {
+        err = sdci_fail(&error, SDC_ERR_TIMEOUT, "not deregistered within %u ms",
+                        (unsigned)r->stop_timeout_ms);
+        sdci_call_abort(&r->task.call);
+    }
+    r->state = SDCI_REGISTRAR_PAUSED;
+    bool is_gone = r->job == SDCI_JOB_DEREGISTER && err == SDC_ERR_STATUS &&
+                   sdci_answer_says_unknown(&r->task.answer);
+    err = is_gone ? SDC_OK : err;
+    sdci_call_end(&r->task.call);
+    if (err == SDC_OK) {
+        sdci_registrar_job_done(r);
+    } else {
+        sdci_registrar_job_failed(r, err, &error);
+    }
+    return err;
+}
+
+static sdc_err sdci_registrar_advance(sdc_task *task, sdci_share *share)
+{
+    sdc_registrar *r = sdci_registrar_of(task);
+    sdc_err err = SDC_STOPPED;
+
+    sdci_registrar_begin_stop(r);
+    if (r->state == SDCI_REGISTRAR_PAUSED) {
+        err = sdci_registrar_paused(r);
+        if (err != SDC_OK) {
+            return err;
+        }
+    }
+    if (r->state == SDCI_REGISTRAR_EXCHANGING) {
+        err = sdci_registrar_exchanging(r, share);
+    }
+    return err;
+}
+
+static uint64_t sdci_registrar_deadline(const sdc_task *task)
+{
+    const sdc_registrar *r = sdci_registrar_of(task);
+
+    if (r->state == SDCI_REGISTRAR_STOPPED) {
+        return SDCI_FOREVER;
+    }
+    if (sdci_task_is_stopping(task) && r->stop_at_ms == SDCI_FOREVER) {
+        return 0;
+    }
+    uint64_t at_ms = r->state == SDCI_REGISTRAR_PAUSED ? sdci_registrar_next(r).at_ms
+                                                       : SDCI_FOREVER;
+    return sdci_min(at_ms, r->stop_at_ms);
+}
+
+/* -- Create and destroy -- */
+
+static void sdci_registrar_free(sdc_registrar *r)
+{
+    sdc_client *client = sdci_client_retain(r->task.client);
+    const sdc_allocator *a = &client->allocator;
+
+    for (size_t i = 0; i < r->num_beats; i++) {
+        sdci_free_text(a, r->beats[i].mail.text);
+        sdci_free_text(a, r->beats[i].id);
+        sdci_free_text(a, r->beats[i].output);
+    }
+    sdci_free(a, r->beats, r->num_beats * sizeof *r->beats);
+    sdci_free_text(a, r->maintenance_mail.text);
+    sdci_free_text(a, r->reason);
+    sdci_service_deinit(&r->service);
+    sdci_task_deinit(&r->task);
+    sdci_free(a, r, sizeof *r);
+    sdci_client_release(client);
+}
+
+static void sdci_registrar_release(sdc_task *task)
+{
+    sdci_registrar_free(sdci_registrar_of(task));
+}
+
+static const sdci_task_ops sdci_registrar_ops = {
+    sdci_registrar_advance, sdci_registrar_deadline, sdci_registrar_release
+};
+
+static sdc_err sdci_registrar_init_beats(sdc_registrar *r, const sdc_registrar_desc *desc)
+{
+    const sdc_registration *registration = &desc->registration;
+    const sdc_allocator *a = &r->task.client->allocator;
+    size_t num = 0;
+
+    for (size_t i = 0; i < registration->num_checks; i++) {
+        num += registration->checks[i].ttl_ms != 0 ? 1 : 0;
+    }
+    if (num == 0) {
+        return SDC_OK;
+    }
+    r->beats = (sdci_beat *)sdci_new(a, num * sizeof *r->beats);
+    r->num_beats = r->beats != NULL ? num : 0;
+    for (size_t i = 0, k = 0; i < registration->num_checks && k < r->num_beats; i++) {
+        const sdc_check *check = &registration->checks[i];
+        if (check->ttl_ms == 0) {
+            continue;
+        }
+        sdci_beat *beat = &r->beats[k++];
+        uint32_t third_ms = check->ttl_ms >= 3 ? check->ttl_ms / 3 : 1;
+        beat->id = sdci_check_id(a, registration, i, r->service.id);
+        beat->output = sdci_copy(a, "");
+        beat->status = check->status != SDC_STATUS_UNSET ? check->status : SDC_STATUS_PASSING;
+        beat->every_ms = sdci_or(desc->heartbeat_ms, third_ms);
+        if (beat->id == NULL || beat->output == NULL) {
+            return SDC_ERR_NOMEM;
+        }
+    }
+    return r->num_beats > 0 ? SDC_OK : SDC_ERR_NOMEM;
+}
+
+sdc_err sdc_registrar_create(sdc_client *client, const sdc_registrar_desc *desc,
+                             sdc_registrar **out, sdc_error *error)
+{
+    sdci_service service;
+
+    *out = NULL;
+    sdci_error_clear(error);
+    if (desc->heartbeat_ms == SDC_NEVER || desc->stop_timeout_ms == SDC_NEVER) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s cannot be for ever",
+                         desc->heartbeat_ms == SDC_NEVER ? "heartbeat_ms" : "stop_timeout_ms");
+    }
+    sdc_err err = sdci_service_init(&service, &client->allocator, &desc->registration, true,
+                                    error);
+    if (err != SDC_OK) {
+        return err;
+    }
+    sdc_registrar *r = (sdc_registrar *)sdci_new(&client->allocator, sizeof *r);
+    if (r == NULL) {
+        sdci_service_deinit(&service);
+        return sdci_fail_plain(error, SDC_ERR_NOMEM);
+    }
+    sdci_task_init(&r->task, client, &sdci_registrar_ops);
+    r->service = service;
+    r->verify_ms = sdci_or(desc->verify_ms, 30000);
+    r->stop_timeout_ms = sdci_or(desc->stop_timeout_ms, 2000);
+    r->keep_on_stop = desc->keep_on_stop;
+    r->is_wanted = true;
+    r->stop_at_ms = SDCI_FOREVER;
+    r->verify_at_ms = SDCI_FOREVER;
+    r->state = SDCI_REGISTRAR_PAUSED;
+    err = sdci_registrar_init_beats(r, desc);
+    if (err != SDC_OK) {
+        sdci_registrar_free(r);
+        return sdci_fail_plain(error, err);
+    }
+    *out = r;
+    return SDC_OK;
+}
+
+void sdc_registrar_destroy(sdc_registrar *registrar)
+{
+    if (registrar != NULL) {
+        sdci_task_destroy(&registrar->task);
+    }
+}
+
+sdc_task *sdc_registrar_task(sdc_registrar *registrar)
+{
+    return &registrar->task;
+}
+
+/* -- Calls on a registrar -- */
+
+/* Steps until the exchange of `job` has ended, or its time is over. */
+static sdc_err sdci_registrar_once(sdc_registrar *r, sdci_job job, sdc_error *error)
+{
+    uint64_t limit_ms = sdci_after(sdc_client_now_ms(r->task.client),
+                                   r->task.client->request_timeout_ms);
+    sdc_err err = SDC_OK;
+
+    while (err == SDC_OK && (r->job != job || r->state == SDCI_REGISTRAR_EXCHANGING)) {
+        int left_ms = sdci_timeout_ms(limit_ms, sdc_client_now_ms(r->task.client));
+        err = sdc_step(&r->task, left_ms);
+    }
+    if (err == SDC_AGAIN) {
+        sdci_registrar_drop(r);
+        return sdci_fail(error, SDC_ERR_TIMEOUT, "%s: no answer in time",
+                         r->task.client->agent.name);
+    }
+    if (error != NULL && err >= SDC_ERR_ARG) {
+        sdc_task_error(&r->task, error);
+    } else if (err != SDC_OK) {
+        return sdci_fail_plain(error, err);
+    }
+    return err;
+}
+
+sdc_err sdc_registrar_register(sdc_registrar *registrar, sdc_error *error)
+{
+    sdci_error_clear(error);
+    if (registrar->task.is_stepping) {
+        return sdci_fail(error, SDC_ERR_ARG, "the task is being stepped");
+    }
+    sdci_registrar_drop(registrar);
+    registrar->is_wanted = true;
+    registrar->retry_at_ms = 0;
+    sdci_atomic_set(&registrar->is_registered, 0);
+    return sdci_registrar_once(registrar, SDCI_JOB_REGISTER, error);
+}
+
+sdc_err sdc_registrar_deregister(sdc_registrar *registrar, sdc_error *error)
+{
+    sdci_error_clear(error);
+    if (registrar->task.is_stepping) {
+        return sdci_fail(error, SDC_ERR_ARG, "the task is being stepped");
+    }
+    if (registrar->state == SDCI_REGISTRAR_STOPPED) {
+        return sdci_fail_plain(error, SDC_STOPPED);
+    }
+    sdci_registrar_drop(registrar);
+    registrar->is_wanted = false;
+    registrar->may_be_there = true;
+    registrar->task.now_ms = sdc_client_now_ms(registrar->task.client);
+    sdci_registrar_start(registrar, SDCI_JOB_DEREGISTER, 0);
+    return sdci_registrar_once(registrar, SDCI_JOB_DEREGISTER, error);
+}
+
+sdc_err sdc_registrar_set_status(sdc_registrar *registrar, const char *check_id, sdc_status status,
+                                 const char *output)
+{
+    bool was_found = false;
+
+    if (sdci_status_text(status)[0] == '\0') {
+        return SDC_ERR_ARG;
+    }
+    for (size_t i = 0; i < registrar->num_beats; i++) {
+        sdci_beat *beat = &registrar->beats[i];
+        if (check_id != NULL && strcmp(beat->id, check_id) != 0) {
+            continue;
+        }
+        was_found = true;
+        if (!sdci_registrar_post(registrar, &beat->mail, status, output != NULL ? output : "")) {
+            return SDC_ERR_NOMEM;
+        }
+    }
+    sdc_wake(&registrar->task);
+    return was_found ? SDC_OK : SDC_ERR_ARG;
+}
+
+sdc_err sdc_registrar_set_maintenance(sdc_registrar *registrar, bool on, const char *reason)
+{
+    if (!sdci_registrar_post(registrar, &registrar->maintenance_mail,
+                             on ? SDC_STATUS_MAINTENANCE : SDC_STATUS_PASSING,
+                             reason != NULL ? reason : "")) {
+        return SDC_ERR_NOMEM;
+    }
+    sdc_wake(&registrar->task);
+    return SDC_OK;
+}
+
+bool sdc_registrar_is_registered(const sdc_registrar *registrar)
+{
+    return sdci_atomic_get(&registrar->is_registered) != 0;
+}
+
+/* ---- instancer ----------------------------------------- [sdc:instancer] --
+   A query, written once; then the machine that asks it again and again and
+   publishes what differs. Its rules are those of Consul's blocking queries and
+   of what agents were seen to do.
+   Consul docs: api-docs/features/blocking, api-docs/health.
+   ------------------------------------------------------------------------- */
+
+#define SDCI_WAIT_MAX_MS     600000u    /* an agent holds no query for longer */
+#define SDCI_READS_FREE      3u         /* the first and two more */
+#define SDCI_READ_EVERY_MS   500u
+#define SDCI_READ_SLOWEST_MS 15000u
+#define SDCI_SLOW_RETRY_MS   1000u      /* after an answer that says no */
+
+/* -- Query -- */
+
+/* What is asked for, without index and wait, and what is checked on this side. */
+typedef struct sdci_query {
+    const sdc_allocator *allocator;
+    sdci_buf target;            /* path and query, without the client's prefix; ends in NUL */
+    sdci_buf tags;              /* each with its NUL */
+    size_t num_tags;
+    char *name;                 /* for the log, as go-kit writes them */
+    char *tag_list;
+    char header[80];            /* Cache-Control, or "" */
+    sdc_status worst_status;
+    uint32_t wait_ms;
+    bool has_query;
+} sdci_query;
+
+static void sdci_query_deinit(sdci_query *query)
+{
+    sdci_buf_deinit(&query->target);
+    sdci_buf_deinit(&query->tags);
+    sdci_free_text(query->allocator, query->name);
+    sdci_free_text(query->allocator, query->tag_list);
+}
+
+static sdc_err sdci_query_text_valid(const char *field, const char *text, sdc_error *error)
+{
+    if (text != NULL && sdci_has_control(text)) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s has a control character", field);
+    }
+    return SDC_OK;
+}
+
+static sdc_err sdci_query_pairs_valid(const char *field, const sdc_kv *pairs, size_t num,
+                                      sdc_error *error)
+{
+    sdc_err err = SDC_OK;
+
+    for (size_t i = 0; i < num && err == SDC_OK; i++) {
+        if (sdci_is_empty(pairs[i].key)) {
+            return sdci_fail(error, SDC_ERR_ARG, "%s[%u] has no key", field, (unsigned)i);
+        }
+        err = sdci_query_text_valid(field, pairs[i].key, error);
+        err = err == SDC_OK ? sdci_query_text_valid(field, pairs[i].value, error) : err;
+    }
+    return err;
+}
+
+static sdc_err sdci_query_tags_valid(const sdc_query *q, sdc_error *error)
+{
+    for (size_t i = 0; i < q->num_tags; i++) {
+        if (sdci_is_empty(q->tags[i])) {
+            return sdci_fail(error, SDC_ERR_ARG, "tags[%u] is empty", (unsigned)i);
+        }
+        sdc_err err = sdci_query_text_valid("tags", q->tags[i], error);
+        if (err != SDC_OK) {
+            return err;
+        }
+    }
+    return SDC_OK;
+}
+
+static sdc_err sdci_query_valid(const sdc_query *q, sdc_error *error)
+{
+    static const char *const names[] = { "datacenter", "ns", "partition", "peer", "near_node",
+                                         "filter" };
+    const char *const texts[] = { q->datacenter, q->ns, q->partition, q->peer, q->near_node,
+                                  q->filter };
+    sdc_err err = sdci_check_path_part("service", q->service, error);
+
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0] && err == SDC_OK; i++) {
+        err = sdci_query_text_valid(names[i], texts[i], error);
+    }
+    if (err == SDC_OK) {
+        err = sdci_query_tags_valid(q, error);
+    }
+    if (err == SDC_OK) {
+        err = sdci_query_pairs_valid("node_meta", q->node_meta, q->num_node_meta, error);
+    }
+    if (err == SDC_OK) {
+        err = sdci_query_pairs_valid("params", q->params, q->num_params, error);
+    }
+    if (err == SDC_OK && q->cached && q->consistency == SDC_CONSISTENCY_STRONG) {
+        err = sdci_fail(error, SDC_ERR_ARG, "cached does not go with strong consistency");
+    }
+    return err;
+}
+
+static const char *sdci_query_path(sdc_source source)
+{
+    switch (source) {
+    case SDC_SOURCE_CONNECT: return "/v1/health/connect/";
+    case SDC_SOURCE_INGRESS: return "/v1/health/ingress/";
+    case SDC_SOURCE_SERVICE: break;
+    }
+    return "/v1/health/service/";
+}
+
+/* "k:v", as node-meta wants it, escaped as one value. */
+static void sdci_query_put_node_meta(sdci_request *request, const sdc_kv *pair)
+{
+    sdci_put_text(request->out, request->has_query ? "&node-meta=" : "?node-meta=");
+    request->has_query = true;
+    sdci_put_escaped(request->out, pair->key);
+    sdci_put_escaped(request->out, ":");
+    sdci_put_escaped(request->out, pair->value != NULL ? pair->value : "");
+}
+
+static void sdci_query_put_params(sdci_request *request, const sdc_query *q)
+{
+    sdci_request_scope(request, q->datacenter, q->ns, q->partition);
+    for (size_t i = 0; i < q->num_tags; i++) {
+        sdci_request_param(request, "tag", q->tags[i]);
+    }
+    sdci_request_param_if(request, "passing", q->passing_only ? "1" : "");
+    sdci_request_param_if(request, "peer", q->peer);
+    sdci_request_param_if(request, "near", q->near_node);
+    sdci_request_param_if(request, "filter", q->filter);
+    for (size_t i = 0; i < q->num_node_meta; i++) {
+        sdci_query_put_node_meta(request, &q->node_meta[i]);
+    }
+    if (q->consistency == SDC_CONSISTENCY_STALE) {
+        sdci_request_param(request, "stale", "");
+    } else if (q->consistency == SDC_CONSISTENCY_STRONG) {
+        sdci_request_param(request, "consistent", "");
+    }
+    if (q->cached) {
+        sdci_request_param(request, "cached", "");
+    }
+    for (size_t i = 0; i < q->num_params; i++) {
+        sdci_request_param(request, q->params[i].key,
+                           q->params[i].value != NULL ? q->params[i].value : "");
+    }
+}
+
+static void sdci_query_put_target(sdci_query *query, sdc_client *client, const sdc_query *q)
+{
+    sdci_request request;
+
+    memset(&request, 0, sizeof request);
+    request.client = client;
+    request.out = &query->target;
+    sdci_put_text(&query->target, sdci_query_path(q->source));
+    sdci_put_escaped(&query->target, q->service);
+    sdci_query_put_params(&request, q);
+    sdci_put_char(&query->target, '\0');
+    query->has_query = request.has_query;
+}
+
+/* RFC 9111's directives, as the agent's cache reads them. */
+static void sdci_query_put_header(sdci_query *query, const sdc_query *q)
+{
+    char max_age[32] = "";
+    char stale[40] = "";
+
+    if (!q->cached || (q->max_age_s == 0 && q->stale_if_error_s == 0)) {
+        return;
+    }
+    if (q->max_age_s != 0) {
+        (void)snprintf(max_age, sizeof max_age, "max-age=%u", (unsigned)q->max_age_s);
+    }
+    if (q->stale_if_error_s != 0) {
+        (void)snprintf(stale, sizeof stale, "%sstale-if-error=%u", max_age[0] != '\0' ? ", " : "",
+                       (unsigned)q->stale_if_error_s);
+    }
+    (void)snprintf(query->header, sizeof query->header, "Cache-Control: %s%s\r\n", max_age, stale);
+}
+
+static sdc_err sdci_query_write(sdci_query *query, sdc_client *client, const sdc_query *q)
+{
+    sdci_buf list;
+
+    sdci_query_put_target(query, client, q);
+    sdci_query_put_header(query, q);
+    for (size_t i = 0; i < q->num_tags; i++) {
+        sdci_put(&query->tags, q->tags[i], strlen(q->tags[i]) + 1);
+    }
+    query->num_tags = q->num_tags;
+    sdci_buf_init(&list, query->allocator, SDCI_BODY_MAX);
+    sdci_put_tag_list(&list, q->tags, q->num_tags);
+    if (list.err == SDC_OK) {
+        query->tag_list = sdci_copy_slice(query->allocator, sdci_buf_from(&list, 0));
+    }
+    sdci_buf_deinit(&list);
+    query->name = sdci_copy(query->allocator, q->service);
+    if (query->tag_list == NULL || query->name == NULL || query->tags.err != SDC_OK) {
+        return SDC_ERR_NOMEM;
+    }
+    return query->target.err;
+}
+
+static sdc_err sdci_query_init(sdci_query *query, sdc_client *client, const sdc_query *q,
+                               sdc_error *error)
+{
+    memset(query, 0, sizeof *query);
+    query->allocator = &client->allocator;
+    sdci_buf_init(&query->target, &client->allocator, SDCI_BODY_MAX);
+    sdci_buf_init(&query->tags, &client->allocator, SDCI_BODY_MAX);
+    sdc_err err = sdci_query_valid(q, error);
+    if (err != SDC_OK) {
+        return err;
+    }
+    query->worst_status = q->worst_status;
+    query->wait_ms = q->wait_ms == SDC_NEVER ? SDCI_WAIT_MAX_MS : sdci_or(q->wait_ms, 60000);
+    err = sdci_query_write(query, client, q);
+    if (err != SDC_OK) {
+        sdci_query_deinit(query);
+        return sdci_fail_plain(error, err);
+    }
+    return SDC_OK;
+}
+
+/* The request of one read. wait always goes along: without one an agent would hold the query for
+   its own default, and in the streaming backend some versions would for ever. */
+static sdci_request sdci_query_request(const sdci_query *query, sdc_client *client, sdci_buf *out,
+                                       uint64_t index, uint32_t wait_ms)
+{
+    sdci_request request = sdci_request_begin(client, out, "GET", query->target.ptr);
+
+    request.has_query = query->has_query;
+    request.header = query->header;
+    if (index != 0) {
+        sdci_request_param_u64(&request, "index", index, "");
+    }
+    sdci_request_param_u64(&request, "wait", wait_ms, "ms");
+    sdci_request_end(&request, NULL);
+    return request;
+}
+
+/* How long an answer may take: what the agent may add to the wait, and some slack. */
+static uint32_t sdci_query_timeout_ms(const sdc_client *client, uint64_t index, uint32_t wait_ms)
+{
+    if (index == 0) {
+        return client->request_timeout_ms;
+    }
+    return (uint32_t)sdci_min((uint64_t)wait_ms + wait_ms / 16 + SDCI_SLACK_MS, SDC_NEVER - 1);
+}
+
+/* An agent's streaming backend and its filter have disagreed before, so tags are looked at again,
+   without regard to letter case, as Consul does. */
+static bool sdci_query_wants(const sdci_query *query, const sdc_instance *instance)
+{
+    const char *tag = query->tags.ptr;
+
+    if (query->worst_status != SDC_STATUS_UNSET && instance->status > query->worst_status) {
+        return false;
+    }
+    for (size_t i = 0; i < query->num_tags; i++) {
+        bool has = false;
+        for (size_t k = 0; k < instance->num_tags && !has; k++) {
+            has = sdci_equal_nocase(sdci_str_of(instance->tags[k]), sdci_str_of(tag));
+        }
+        if (!has) {
+            return false;
+        }
+        tag += strlen(tag) + 1;
+    }
+    return true;
+}
+
+/* -- One answer on its way -- */
+
+/* Decodes a body into a list. */
+typedef struct sdci_reading {
+    const sdci_query *query;
+    sdc_entries entries;
+    sdci_list list;
+    size_t max_instances;
+    uint64_t first_skipped;     /* number of the first entry that was left out, and why */
+    const char *why_skipped;
+} sdci_reading;
+
+static sdc_err sdci_reading_on_instance(void *user, const sdc_instance *instance)
+{
+    sdci_reading *reading = (sdci_reading *)user;
+
+    if (!sdci_query_wants(reading->query, instance)) {
+        return SDC_OK;
+    }
+    if (sdci_list_num(&reading->list) >= reading->max_instances) {
+        return SDC_ERR_LIMIT;
+    }
+    sdci_list_add(&reading->list, instance);
+    return sdci_list_err(&reading->list);
+}
+
+static void sdci_reading_on_skipped(void *user, uint64_t number, const char *why)
+{
+    sdci_reading *reading = (sdci_reading *)user;
+
+    if (reading->why_skipped == NULL) {
+        reading->first_skipped = number;
+        reading->why_skipped = why;
+    }
+}
+
+static void sdci_reading_init(sdci_reading *reading, const sdc_client *client,
+                              const sdci_query *query)
+{
+    memset(reading, 0, sizeof *reading);
+    reading->query = query;
+    reading->max_instances = client->max_instances;
+    sdci_entries_init(&reading->entries, &client->allocator, sdci_reading_on_instance,
+                      sdci_reading_on_skipped, reading);
+    sdci_list_init(&reading->list, &client->allocator);
+}
+
+static void sdci_reading_deinit(sdci_reading *reading)
+{
+    sdci_entries_deinit(&reading->entries);
+    sdci_list_deinit(&reading->list);
+}
+
+/* After the exchange: `err` is its result, *error the detail. What is wrong with the body itself
+   is said in its own words. */
+static sdc_err sdci_reading_finish(sdci_reading *reading, const sdci_answer *answer, sdc_err err,
+                                   sdc_error *error)
+{
+    sdc_error of_body;
+
+    if (err == SDC_OK) {
+        err = sdc_entries_finish(&reading->entries);
+    }
+    sdc_entries_error(&reading->entries, &of_body);
+    if (of_body.code == SDC_OK || of_body.code != err) {
+        return err;
+    }
+    bool is_too_long = err == SDC_ERR_LIMIT &&
+                       sdci_list_num(&reading->list) >= reading->max_instances;
+    (void)sdci_fail(error, err, "%s: %s", answer->what,
+                    is_too_long ? "more instances than max_instances" : of_body.message);
+    if (error != NULL) {
+        error->http_status = answer->status;
+    }
+    return err;
+}
+
+static sdc_err sdci_reading_on_body(void *user, const void *bytes, size_t len)
+{
+    return sdc_entries_feed(&((sdci_reading *)user)->entries, bytes, len);
+}
+
+/* An event of a one-shot answer: the same as the first of an instancer. */
+static sdc_err sdci_reading_event(sdci_reading *reading, const sdci_answer *answer,
+                                  const sdc_client *client, const sdc_event **out,
+                                  sdc_error *error)
+{
+    sdc_err err = SDC_OK;
+    sdci_event *event = sdci_event_of_list(&reading->list, &err);
+
+    if (event == NULL) {
+        return sdci_fail_plain(error, err);
+    }
+    event->pub.index = answer->index;
+    event->pub.at_ms = sdc_client_now_ms(client);
+    event->pub.is_known = true;
+    *out = &event->pub;
+    return SDC_OK;
+}
+
+sdc_err sdc_client_service(sdc_client *client, const sdc_query *query, const sdc_event **out,
+                           sdc_error *error)
+{
+    sdci_query q;
+    sdci_call call;
+    sdci_answer answer;
+    sdci_reading reading;
+
+    *out = NULL;
+    sdci_error_clear(error);
+    sdc_err err = sdci_query_init(&q, client, query, error);
+    if (err != SDC_OK) {
+        return err;
+    }
+    sdci_reading_init(&reading, client, &q);
+    sdci_call_init(&call, &client->io, &client->allocator, &client->agent,
+                   client->connect_timeout_ms);
+    sdci_request request = sdci_query_request(&q, client, &call.request, query->index, q.wait_ms);
+    sdci_answer_init(&answer, &request, "GET");
+    answer.body = sdci_reading_on_body;
+    answer.user = &reading;
+    err = sdci_client_perform(client, &call, &answer,
+                              sdci_query_timeout_ms(client, query->index, q.wait_ms), error);
+    err = sdci_reading_finish(&reading, &answer, err, error);
+    if (err == SDC_OK) {
+        err = sdci_reading_event(&reading, &answer, client, out, error);
+    }
+    sdci_call_deinit(&call);
+    sdci_reading_deinit(&reading);
+    sdci_query_deinit(&q);
+    return err;
+}
+
+/* -- How often an agent is asked -- */
+
+/* A token bucket: a few reads are free, further ones come one each `every_ms`. That grows while an
+   agent answers at once and says nothing new, so that no bug on its side makes a busy loop. */
+typedef struct sdci_bucket {
+    uint64_t filled_at_ms;
+    uint32_t tokens;
+    uint32_t every_ms;
+} sdci_bucket;
+
+static void sdci_bucket_init(sdci_bucket *bucket, uint64_t now_ms)
+{
+    bucket->filled_at_ms = now_ms;
+    bucket->tokens = SDCI_READS_FREE;
+    bucket->every_ms = SDCI_READ_EVERY_MS;
+}
+
+static void sdci_bucket_fill(sdci_bucket *bucket, uint64_t now_ms)
+{
+    uint64_t num = (now_ms - bucket->filled_at_ms) / bucket->every_ms;
+
+    if (num + bucket->tokens >= SDCI_READS_FREE) {
+        bucket->tokens = SDCI_READS_FREE;
+        bucket->filled_at_ms = now_ms;
+    } else {
+        bucket->tokens += (uint32_t)num;
+        bucket->filled_at_ms += num * bucket->every_ms;
+    }
+}
+
+/* When the next read may be: `now_ms` or later. */
+static uint64_t sdci_bucket_next_ms(const sdci_bucket *bucket, uint64_t now_ms)
+{
+    return bucket->tokens > 0 ? now_ms : sdci_max(now_ms, bucket->filled_at_ms + bucket->every_ms);
+}
+
+static void sdci_bucket_take(sdci_bucket *bucket)
+{
+    SDC_ASSERT(bucket->tokens > 0);
+    bucket->tokens--;
+}
+
+static void sdci_bucket_slow_down(sdci_bucket *bucket)
+{
+    bucket->every_ms = (uint32_t)sdci_min((uint64_t)bucket->every_ms * 2, SDCI_READ_SLOWEST_MS);
+}
+
+/* -- The instancer -- */
+
+/* PAUSED --wake_ms--> READING --answer or failure--> PAUSED
+     |                    |
+     '------ stopped -----'--> STOPPED
+
+   What the next read is follows from the newest answer:
+     FIRST     index 0   at the start; after a failure, an index that went backwards or none at
+                         all; every resync_ms
+     BLOCKING  index n   after an answer with index n
+     CONFIRM   index 0   after an answer that would empty the list: only two in a row empty it  */
+typedef enum sdci_instancer_state {
+    SDCI_INSTANCER_PAUSED,      /* ends at wake_ms, when the bucket has a token too   */
+    SDCI_INSTANCER_READING,     /* ends with the answer, or a failure                 */
+    SDCI_INSTANCER_STOPPED      /* for ever                                           */
+} sdci_instancer_state;
+
+typedef enum sdci_read {
+    SDCI_READ_FIRST, SDCI_READ_BLOCKING, SDCI_READ_CONFIRM
+} sdci_read;
+
+struct sdc_instancer {
+    sdc_task task;              /* first: the one is the other */
+    sdc_cache *cache;
+    sdci_query query;
+    sdci_reading reading;
+    sdci_bucket bucket;
+    uint64_t wake_ms;           /* end of the pause */
+    uint64_t asked_at_ms;
+    uint64_t resync_at_ms;
+    uint64_t index;             /* to ask with; 0: none */
+    uint32_t asked_wait_ms;
+    uint32_t backoff_min_ms, backoff_max_ms, resync_ms;
+    uint32_t num_failures;      /* in a row */
+    sdci_instancer_state state;
+    sdci_read read;             /* the one under way, or the next one */
+    bool has_warned_of_index;
+};
+
+static sdc_instancer *sdci_instancer_of(const sdc_task *task)
+{
+    return (sdc_instancer *)(uintptr_t)task;
+}
+
+static void sdci_instancer_log(const sdc_instancer *i, sdc_log_level level, const char *key,
+                               const char *value)
+{
+    sdc_kv fields[4];
+
+    fields[0] = sdci_kv("event", "instancer");
+    fields[1] = sdci_kv("service", i->query.name);
+    fields[2] = sdci_kv("tags", i->query.tag_list);
+    fields[3] = sdci_kv(key, value);
+    sdci_log(i->task.client, level, fields, 4);
+}
+
+/* -- Asking -- */
+
+/* Arms the pause before the next read. */
+static void sdci_instancer_pause(sdc_instancer *i, sdci_read next, uint64_t pause_ms)
+{
+    i->state = SDCI_INSTANCER_PAUSED;
+    i->read = next;
+    i->wake_ms = i->task.now_ms + pause_ms;
+}
+
+static sdc_err sdci_instancer_on_body(void *user, const void *bytes, size_t len)
+{
+    sdc_instancer *i = sdci_instancer_of((sdc_task *)user);
+
+    return sdc_entries_feed(&i->reading.entries, bytes, len);
+}
+
+/* Watches that were started together end their waits together unless each takes a little off. */
+static void sdci_instancer_ask(sdc_instancer *i)
+{
+    sdc_task *task = &i->task;
+    uint32_t wait_ms = i->query.wait_ms;
+
+    if (i->read == SDCI_READ_BLOCKING && task->now_ms >= i->resync_at_ms) {
+        i->read = SDCI_READ_FIRST;
+    }
+    uint64_t index = i->read == SDCI_READ_BLOCKING ? i->index : 0;
+    wait_ms -= (uint32_t)sdci_random_upto(&task->random, wait_ms / 10);
+    i->asked_wait_ms = wait_ms;
+    i->asked_at_ms = task->now_ms;
+    sdci_bucket_take(&i->bucket);
+    sdci_reading_init(&i->reading, task->client, &i->query);
+    sdci_request request = sdci_query_request(&i->query, task->client, &task->call.request, index,
+                                              wait_ms);
+    sdci_task_start(task, &request, "GET", sdci_query_timeout_ms(task->client, index, wait_ms),
+                    sdci_instancer_on_body);
+    i->state = SDCI_INSTANCER_READING;
+}
+
+/* -- Answers -- */
+
+static void sdci_instancer_note_headers(sdc_instancer *i)
+{
+    const sdci_answer *answer = &i->task.answer;
+    sdc_stats *stats = &i->task.stats;
+
+    stats->index = answer->index;
+    stats->last_contact_ms = answer->last_contact_ms;
+    stats->known_leader = answer->known_leader;
+    stats->is_streaming = answer->is_streaming;
+    stats->filtered_by_acl = answer->filtered_by_acl;
+    stats->skipped_instances += i->reading.entries.num_skipped;
+    if (answer->index == 0 && !i->has_warned_of_index) {
+        i->has_warned_of_index = true;
+        sdci_instancer_log(i, SDC_LOG_WARN, "err", answer->has_bad_index
+                               ? "X-Consul-Index is not a number: polling"
+                               : "no X-Consul-Index in the answer: polling");
+    }
+    i->has_warned_of_index = i->has_warned_of_index && answer->index == 0;
+}
+
+static void sdci_instancer_log_skipped(const sdc_instancer *i)
+{
+    const sdci_reading *reading = &i->reading;
+    char text[160];
+
+    if (reading->entries.num_skipped > 0) {
+        (void)snprintf(text, sizeof text, "%llu entries left out, the first is number %llu: %s",
+                       (unsigned long long)reading->entries.num_skipped,
+                       (unsigned long long)reading->first_skipped, reading->why_skipped);
+        sdci_instancer_log(i, SDC_LOG_WARN, "skipped", text);
+    }
+}
+
+static void sdci_instancer_log_instances(const sdc_instancer *i, size_t num)
+{
+    char text[24];
+
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)num);
+    sdci_instancer_log(i, SDC_LOG_INFO, "instances", text);
+}
+
+/* Whether the agent held the query, as far as its wait let it. */
+static bool sdci_instancer_was_held(const sdc_instancer *i)
+{
+    return i->task.now_ms - i->asked_at_ms >= sdci_min(i->asked_wait_ms, SDCI_READ_EVERY_MS);
+}
+
+/* How fast the next reads may come. `is_news`: the answer differs from what is known. */
+static void sdci_instancer_adjust_bucket(sdc_instancer *i, bool is_news)
+{
+    if (is_news || sdci_instancer_was_held(i)) {
+        i->bucket.every_ms = SDCI_READ_EVERY_MS;
+    } else {
+        sdci_bucket_slow_down(&i->bucket);
+    }
+}
+
+/* The index of a healthy agent only grows. One that shrinks belongs to another history: a restored
+   snapshot, a restarted agent, a streaming view that was reset and is empty for a moment. */
+static bool sdci_instancer_went_backwards(const sdc_instancer *i)
+{
+    uint64_t index = i->task.answer.index;
+
+    return i->read == SDCI_READ_BLOCKING && index != 0 && index < i->index;
+}
+
+static sdc_err sdci_instancer_publish(sdc_instancer *i)
+{
+    size_t num = sdci_list_num(&i->reading.list);
+    uint64_t index = i->task.answer.index;
+    bool changed = false;
+
+    if (i->read != SDCI_READ_BLOCKING) {
+        i->resync_at_ms = sdci_after(i->task.now_ms, i->resync_ms);
+    }
+    i->index = index;
+    i->task.stats.last_good_at_ms = i->task.now_ms;
+    sdci_instancer_pause(i, index != 0 ? SDCI_READ_BLOCKING : SDCI_READ_FIRST, 0);
+    sdc_err err = sdci_cache_offer(i->cache, &i->reading.list, index, i->task.now_ms, &changed);
+    if (changed && err == SDC_OK) {
+        i->task.stats.changes++;
+        sdci_instancer_log_skipped(i);
+        sdci_instancer_log_instances(i, num);
+    }
+    sdci_instancer_adjust_bucket(i, changed);
+    return err;
+}
+
+/* A whole and valid answer. */
+static sdc_err sdci_instancer_answered(sdc_instancer *i)
+{
+    size_t num = sdci_list_num(&i->reading.list);
+    bool would_empty = num == 0 && i->cache->current->num_instances > 0;
+
+    sdci_instancer_note_headers(i);
+    if (sdci_instancer_went_backwards(i)) {
+        i->index = 0;
+        sdci_instancer_log(i, SDC_LOG_INFO, "action", "index went backwards: starting over");
+        sdci_instancer_pause(i, SDCI_READ_FIRST, 0);
+        sdci_instancer_adjust_bucket(i, false);
+        return SDC_OK;
+    }
+    if (would_empty && i->read != SDCI_READ_CONFIRM) {
+        i->index = 0;
+        sdci_instancer_pause(i, SDCI_READ_CONFIRM, 0);
+        sdci_instancer_adjust_bucket(i, true);
+        return SDC_OK;
+    }
+    return sdci_instancer_publish(i);
+}
+
+static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error *error)
+{
+    bool is_slow = err == SDC_ERR_DENIED || err == SDC_ERR_BUSY;
+    uint32_t max_ms = i->backoff_max_ms;
+    uint32_t min_ms = is_slow ? (uint32_t)sdci_max(i->backoff_min_ms, SDCI_SLOW_RETRY_MS)
+                              : i->backoff_min_ms;
+
+    i->num_failures++;
+    i->index = 0;
+    if (i->num_failures == 1) {
+        /* one free try, so that a single failure is mended soon whatever the bucket holds */
+        i->bucket.tokens = (uint32_t)sdci_max(i->bucket.tokens, 1);
+    }
+    sdci_instancer_pause(i, SDCI_READ_FIRST,
+                         sdci_backoff_ms(&i->task.random, min_ms, max_ms, i->num_failures));
+    sdci_instancer_log(i, SDC_LOG_WARN, "err", error->message);
+    sdci_task_failed(&i->task, error);
+    (void)sdc_cache_update_error(i->cache, err, error->message, i->task.now_ms);
+}
+
+/* -- The machine -- */
+
+/* SDC_OK: a read was started. */
+static sdc_err sdci_instancer_paused(sdc_instancer *i)
+{
+    sdci_bucket_fill(&i->bucket, i->task.now_ms);
+    if (i->wake_ms > i->task.now_ms || i->bucket.tokens == 0) {
+        sdci_call_watch(&i->task.call);
+        return SDC_AGAIN;
+    }
+    sdci_instancer_ask(i);
+    return SDC_OK;
+}
+
+static sdc_err sdci_instancer_reading(sdc_instancer *i, sdci_share *share)
+{
+    sdc_error error;
+    sdc_err err = sdci_task_exchange(&i->task, share, &error);
+
+    if (err == SDC_AGAIN) {
+        return SDC_AGAIN;
+    }
+    err = sdci_reading_finish(&i->reading, &i->task.answer, err, &error);
+    sdci_call_end(&i->task.call);
+    if (err == SDC_OK) {
+        i->num_failures = 0;
+        sdci_task_succeeded(&i->task);
+        err = sdci_instancer_answered(i);
+        if (err != SDC_OK) {
+            (void)sdci_fail_plain(&error, err);
+        }
+    }
+    if (err != SDC_OK) {
+        sdci_instancer_failed(i, err, &error);
+    }
+    sdci_reading_deinit(&i->reading);
+    return err;
+}
+
+static sdc_err sdci_instancer_stop(sdc_instancer *i)
+{
+    if (i->state == SDCI_INSTANCER_READING) {
+        sdci_reading_deinit(&i->reading);
+    }
+    sdci_call_abort(&i->task.call);
+    i->state = SDCI_INSTANCER_STOPPED;
+    return SDC_STOPPED;
+}
+
+static sdc_err sdci_instancer_advance(sdc_task *task, sdci_share *share)
+{
+    sdc_instancer *i = sdci_instancer_of(task);
+    sdc_err err = SDC_OK;
+
+    if (sdci_task_is_stopping(task)) {
+        return sdci_instancer_stop(i);
+    }
+    if (i->state == SDCI_INSTANCER_PAUSED) {
+        err = sdci_instancer_paused(i);
+    }
+    return err == SDC_OK ? sdci_instancer_reading(i, share) : err;
+}
+
+static uint64_t sdci_instancer_deadline(const sdc_task *task)
+{
+    const sdc_instancer *i = sdci_instancer_of(task);
+
+    if (i->state == SDCI_INSTANCER_STOPPED) {
+        return SDCI_FOREVER;
+    }
+    if (sdci_task_is_stopping(task)) {
+        return 0;
+    }
+    return i->state == SDCI_INSTANCER_PAUSED ? sdci_bucket_next_ms(&i->bucket, i->wake_ms)
+                                             : SDCI_FOREVER;
+}
+
+/* -- Create and destroy -- */
+
+static void sdci_instancer_release(sdc_task *task)
+{
+    sdc_instancer *i = sdci_instancer_of(task);
+    sdc_client *client = sdci_client_retain(task->client);
+
+    if (i->state == SDCI_INSTANCER_READING) {
+        sdci_reading_deinit(&i->reading);
+    }
+    sdci_task_deinit(task);
+    sdci_query_deinit(&i->query);
+    i->cache->mute = NULL;
+    sdc_cache_destroy(i->cache);
+    sdci_free(&client->allocator, i, sizeof *i);
+    sdci_client_release(client);
+}
+
+static const sdci_task_ops sdci_instancer_ops = {
+    sdci_instancer_advance, sdci_instancer_deadline, sdci_instancer_release
+};
+
+static sdc_err sdci_instancer_valid(const sdc_instancer_desc *desc, sdc_error *error)
+{
+    if (desc->query.index != 0) {
+        return sdci_fail(error, SDC_ERR_ARG, "query.index: an instancer keeps its own");
+    }
+    if (desc->backoff_min_ms == SDC_NEVER || desc->backoff_max_ms == SDC_NEVER) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s cannot be for ever",
+                         desc->backoff_min_ms == SDC_NEVER ? "backoff_min_ms" : "backoff_max_ms");
+    }
+    if (desc->backoff_max_ms != 0 && desc->backoff_max_ms < desc->backoff_min_ms) {
+        return sdci_fail(error, SDC_ERR_ARG, "backoff_max_ms is less than backoff_min_ms");
+    }
+    return SDC_OK;
+}
+
+sdc_err sdc_instancer_create(sdc_client *client, const sdc_instancer_desc *desc,
+                             sdc_instancer **out, sdc_error *error)
+{
+    sdci_query query;
+    sdc_cache *cache = NULL;
+
+    *out = NULL;
+    sdci_error_clear(error);
+    sdc_err err = sdci_instancer_valid(desc, error);
+    if (err == SDC_OK) {
+        err = sdci_query_init(&query, client, &desc->query, error);
+    }
+    if (err != SDC_OK) {
+        return err;
+    }
+    sdc_instancer *i = (sdc_instancer *)sdci_new(&client->allocator, sizeof *i);
+    err = i != NULL ? sdc_cache_create(&client->allocator, &cache) : SDC_ERR_NOMEM;
+    if (err != SDC_OK) {
+        sdci_query_deinit(&query);
+        sdci_free(&client->allocator, i, sizeof *i);
+        return sdci_fail_plain(error, err);
+    }
+    sdci_task_init(&i->task, client, &sdci_instancer_ops);
+    i->query = query;
+    i->cache = cache;
+    i->cache->mute = &i->task.is_stopping;
+    i->backoff_min_ms = sdci_or(desc->backoff_min_ms, 10);
+    i->backoff_max_ms = (uint32_t)sdci_max(sdci_or(desc->backoff_max_ms, 60000),
+                                           i->backoff_min_ms);
+    i->resync_ms = sdci_or(desc->resync_ms, 600000);
+    i->resync_at_ms = SDCI_FOREVER;
+    sdci_bucket_init(&i->bucket, i->task.now_ms);
+    sdci_instancer_pause(i, SDCI_READ_FIRST, 0);
+    *out = i;
+    return SDC_OK;
+}
+
+void sdc_instancer_destroy(sdc_instancer *instancer)
+{
+    if (instancer != NULL) {
+        sdci_task_destroy(&instancer->task);
+    }
+}
+
+/* -- Calls on an instancer -- */
+
+sdc_task *sdc_instancer_task(sdc_instancer *instancer)
+{
+    return &instancer->task;
+}
+
+sdc_cache *sdc_instancer_cache(sdc_instancer *instancer)
+{
+    return instancer->cache;
+}
+
+sdc_err sdc_instancer_subscribe(sdc_instancer *instancer, sdc_event_fn fn, void *user)
+{
+    return sdc_cache_subscribe(instancer->cache, fn, user);
+}
+
+void sdc_instancer_unsubscribe(sdc_instancer *instancer, sdc_event_fn fn, void *user)
+{
+    sdc_cache_unsubscribe(instancer->cache, fn, user);
+}
+
+const sdc_event *sdc_instancer_state(sdc_instancer *instancer)
+{
+    return sdc_cache_state(instancer->cache);
+}
+
+static bool sdci_instancer_has(const sdc_instancer *i, size_t min_instances)
+{
+    const sdc_event *event = i->cache->current;
+
+    return event->err == SDC_OK && event->num_instances >= min_instances;
+}
+
+sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint32_t timeout_ms,
+                           sdc_error *error)
+{
+    sdc_client *client = sdci_client_retain(instancer->task.client);
+    uint64_t limit_ms = sdci_after(sdc_client_now_ms(client), timeout_ms);
+    sdc_err err = SDC_OK;
+
+    sdci_error_clear(error);
+    while (err != SDC_GONE && err != SDC_STOPPED && err != SDC_ERR_ARG &&
+           !sdci_instancer_has(instancer, min_instances)) {
+        uint64_t now_ms = sdc_client_now_ms(client);
+        if (now_ms >= limit_ms) {
+            err = SDC_ERR_TIMEOUT;
+            break;
+        }
+        err = sdc_step(&instancer->task, sdci_timeout_ms(limit_ms, now_ms));
+    }
+    sdci_client_release(client);
+    if (err == SDC_GONE || err == SDC_STOPPED || err == SDC_ERR_ARG) {
+        return sdci_fail_plain(error, err);
+    }
+    if (err == SDC_ERR_TIMEOUT && !sdci_instancer_has(instancer, min_instances)) {
+        const char *why = instancer->cache->current->message;
+        return sdci_fail(error, SDC_ERR_TIMEOUT, "%s",
+                         why[0] != '\0' ? why : "not enough instances in time");
+    }
+    return SDC_OK;
+}
+
+
+#undef SDCI_BODY_MAX
+#undef SDCI_ENTRY_ITEMS_MAX
+#undef SDCI_ENTRY_TEXT_MAX
+#undef SDCI_FEW_BYTES
+#undef SDCI_FOREVER
+#undef SDCI_HTTP_HEAD_MAX
+#undef SDCI_IPS_MAX
+#undef SDCI_JSON_DEPTH_MAX
+#undef SDCI_JSON_TEXT_MAX
+#undef SDCI_LIST_TEXT_MAX
+#undef SDCI_LOOK_MS
+#undef SDCI_MINUTE_MS
+#undef SDCI_OUTPUT_MAX
+#undef SDCI_PRINTF
+#undef SDCI_READS_FREE
+#undef SDCI_READ_EVERY_MS
+#undef SDCI_READ_SLOWEST_MS
+#undef SDCI_RECEIVE_BYTES
+#undef SDCI_SEND_FLAGS
+#undef SDCI_SLACK_MS
+#undef SDCI_SLOW_RETRY_MS
+#undef SDCI_STEP_BYTES
+#undef SDCI_TOKEN_MAX
+#undef SDCI_WAIT_MAX_MS
+#undef SDCI_WAKER_BITS
+
+#endif /* SDCONSUL_IMPLEMENTATION */
+
+/* The MIT License
+
+   Copyright (c) 2026 The sdconsul.h authors
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software
+   and associated documentation files (the "Software"), to deal in the Software without
+   restriction, including without limitation the rights to use, copy, modify, merge, publish,
+   distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the
+   Software is furnished to do so, subject to the following conditions:
+
+   The above copyright notice and this permission notice shall be included in all copies or
+   substantial portions of the Software.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING
+   BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+   NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM,
+   DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+   OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
