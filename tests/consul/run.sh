@@ -73,8 +73,10 @@ export_all 18
 export_all NEW
 
 columns=()
-[ -z "${SDC_CONSUL_18:-}" ] || columns+=("real-1.8.7=$SDC_CONSUL_18" "acl-real-1.8.7=$SDC_CONSUL_18_ACL")
-[ -z "${SDC_CONSUL_NEW:-}" ] || columns+=("real-1.22.7=$SDC_CONSUL_NEW" "acl-real-1.22.7=$SDC_CONSUL_NEW_ACL")
+[ -z "${SDC_CONSUL_18:-}" ] || columns+=("real-1.8.7=$SDC_CONSUL_18"
+    "acl-real-1.8.7=$SDC_CONSUL_18_ACL" "ctl-real-1.8.7=$SDC_CONSUL_18_CTL")
+[ -z "${SDC_CONSUL_NEW:-}" ] || columns+=("real-1.22.7=$SDC_CONSUL_NEW"
+    "acl-real-1.22.7=$SDC_CONSUL_NEW_ACL" "ctl-real-1.22.7=$SDC_CONSUL_NEW_CTL")
 "$contract" "${columns[@]}" || failed=1
 if [ -n "$end_to_end" ]; then
     "$end_to_end" || failed=1

@@ -193,6 +193,70 @@ static void acl_wakes(trial *t)
     AT(r, "0/Checks/1/Status", "passing");
 }
 
+/* Rights to services alone show nothing: an instance stands on a node. */
+static void acl_needs_the_node_too(trial *t)
+{
+    settled(t);
+    const char *field = text(t, "X-Consul-Token: %s\r\n", make_token(t, false, false));
+    reply *r = ask_as(t, field, "GET", text(t, "/v1/health/service/%s", t->name));
+    STATUS(r, 200);
+    AT(r, "", "[]");
+    FIELD(r, "X-Consul-Results-Filtered-By-ACLs", PER(t, NULL, "true"));
+    r = ask_as(t, field, "GET", text(t, "/v1/health/service/%s?index=1&wait=300ms", t->name));
+    STATUS(r, 200);
+    AT(r, "", "[]");
+    FIELD(r, "X-Consul-Results-Filtered-By-ACLs", NULL);
+}
+
+static void acl_limited_tokens(trial *t)
+{
+    const char *own = t->token;
+    const char *writer = make_token(t, true, true), *reader = make_token(t, true, false);
+    t->token = writer;
+    uint64_t index = index_of(settled(t));
+    STATUS(beat(t, "pass"), 200);
+    reply *r = get(t, "/v1/health/service/%s?index=%llu&wait=5s", t->name,
+                   (unsigned long long)index);
+    AT(r, "0/Checks/1/Status", "passing");
+    FIELD(r, "X-Consul-Results-Filtered-By-ACLs", NULL);
+    STATUS(get(t, "/v1/agent/service/%s", t->name), 200);
+    STATUS(get(t, "/v1/agent/self"), 403);
+    t->token = reader;
+    AT(get(t, "/v1/health/service/%s", t->name), "", "[1]");
+    STATUS(beat(t, "pass"), 403);
+    STATUS(deregister(t, t->name), 403);
+    t->token = own;
+}
+
+/* 1.8 finds out with the next request; 1.22 at once, and then goes on serving the view it has. */
+static void acl_token_is_revoked(trial *t)
+{
+    uint64_t index = index_of(settled(t));
+    const char *secret = make_token(t, true, false);
+    const char *own = t->token;
+    t->token = secret;
+    const char *query = text(t, "/v1/health/service/%s?index=%llu&wait=400ms", t->name,
+                             (unsigned long long)index);
+    reply *r = begin(t, "%s", query);
+    EXPECT(t, is_blocked(r, 100));
+    t->token = own;
+    revoke_token(t, secret);
+    t->token = secret;
+    finish(r);
+    STATUS(r, PER(t, 200, 403));
+    TOOK(r, PER(t, 398, 100), PER(t, 2000, 390));
+    reply *plain = get(t, "/v1/health/service/%s", t->name);
+    STATUS(plain, 403);
+    BODY(plain, "ACL not found");
+    r = get(t, "%s", query);
+    STATUS(r, PER(t, 403, 200));
+    if (t->is_new) {
+        AT(r, "", "[1]");
+        EXPECT(t, index_of(r) == index);
+    }
+    t->token = own;
+}
+
 static const contract_case table[] = {
     { "acl: reads without a token are filtered", acl_reads_are_filtered, CASE_ACL },
     { "acl: unknown token", acl_unknown_token, CASE_ACL },
@@ -204,7 +268,10 @@ static const contract_case table[] = {
     { "acl: unknown ids", acl_unknown_ids, CASE_ACL },
     { "acl: reading the agent", acl_agent_reads, CASE_ACL },
     { "acl: the leader needs no right", acl_leader_needs_no_right, CASE_ACL },
-    { "acl: a blocked read wakes", acl_wakes, CASE_ACL }
+    { "acl: a blocked read wakes", acl_wakes, CASE_ACL },
+    { "acl: a service is seen only with its node", acl_needs_the_node_too, CASE_ACL | CASE_TOKENS },
+    { "acl: limited tokens", acl_limited_tokens, CASE_ACL | CASE_TOKENS },
+    { "acl: a token is revoked", acl_token_is_revoked, CASE_ACL | CASE_TOKENS }
 };
 
 CASES(cases_acl, table);

@@ -1,19 +1,18 @@
 /* The contract suite: the same cases against up to four agents, side by side.
 
        contract [-q] [--only PART] [embedded-1.8=URL] [embedded-1.22=URL]
-                [real-1.8.7=URL] [real-1.22.7=URL] [acl-NAME=URL ...]
+                [real-1.8.7=URL] [real-1.22.7=URL] [acl-NAME=URL ...] [ctl-NAME=COMMAND ...]
 
    One row a case, one column an agent: ok, FAIL, or - where there is no such agent. acl-NAME is the
    same kind of agent with access control on: default deny, and the management token is
-   SDC_CONSUL_TOKEN. Embedded agents that get no URL run inside this program.
+   SDC_CONSUL_TOKEN. ctl-NAME is a shell command that takes "restart" or "term" behind it; without one
+   the cases that need it are left out. Embedded agents that get no URL run inside this program.
 
        -q      prints only the rows that fail
        --only  only the cases whose name contains PART
 
    A case counts once: failed when any agent fails it, skipped when none could be asked. */
-#include "trial.h"
-
-#include "../agent/server.h"
+#include "backend.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -27,17 +26,12 @@ static const char default_token[] = "11111111-2222-3333-4444-555555555555";
 
 typedef enum verdict { VERDICT_NONE, VERDICT_OK, VERDICT_FAIL } verdict;
 
-typedef struct embedded {
-    agent        *core;
-    agent_server *server;           /* NULL: not started                                      */
-    char          url[40];
-} embedded;
-
 typedef struct column {
     const char *name;
     bool        is_new, is_real;
     const char *url, *acl_url;
-    embedded    own, acl_own;       /* agents of this program                                 */
+    backend     backend, acl_backend;
+    char        own_urls[2][40];    /* of the agents in this program                          */
     verdict     verdicts[MAX_CASES];
     char       *why[MAX_CASES];
     size_t      next;               /* the case that the next free worker takes               */
@@ -45,7 +39,8 @@ typedef struct column {
 } column;
 
 static const contract_group *const groups[] = {
-    &cases_register, &cases_check, &cases_health, &cases_blocking, &cases_http, &cases_acl
+    &cases_register, &cases_check, &cases_health, &cases_blocking, &cases_http, &cases_acl,
+    &cases_restart
 };
 
 static const contract_case *cases[MAX_CASES];
@@ -57,8 +52,11 @@ static void run_case(column *c, size_t nth)
     const contract_case *k = cases[nth];
     bool is_acl = (k->flags & CASE_ACL) != 0;
     trial t = { .url = is_acl ? c->acl_url : c->url, .token = is_acl ? token : NULL,
-                .is_new = c->is_new, .is_real = c->is_real };
-    if (t.url == NULL || ((k->flags & CASE_REAL) != 0 && !c->is_real)) {
+                .is_new = c->is_new, .is_real = c->is_real,
+                .backend = is_acl ? &c->acl_backend : &c->backend };
+    if (t.url == NULL || ((k->flags & CASE_REAL) != 0 && !c->is_real) ||
+        ((k->flags & CASE_RESTART) != 0 && !can_restart(&t)) ||
+        ((k->flags & CASE_TOKENS) != 0 && !can_make_tokens(&t))) {
         return;
     }
     char name[64];
@@ -70,13 +68,16 @@ static void run_case(column *c, size_t nth)
     c->why[nth] = strdup(t.why);
 }
 
+/* Cases that run one after the other, when no worker does. */
+static const unsigned in_turn = CASE_ALONE | CASE_FIRST | CASE_RESTART;
+
 static void *run_worker(void *of)
 {
     column *c = (column *)of;
     for (;;) {
         pthread_mutex_lock(&c->lock);
         size_t nth = c->next;
-        while (nth < num_cases && (cases[nth]->flags & (CASE_ALONE | CASE_FIRST)) != 0) {
+        while (nth < num_cases && (cases[nth]->flags & in_turn) != 0) {
             nth++;
         }
         c->next = nth + 1;
@@ -114,6 +115,7 @@ static void *run_column(void *of)
         pthread_join(workers[--num_workers], NULL);
     }
     run_flagged(c, CASE_ALONE);
+    run_flagged(c, CASE_RESTART);
     return NULL;
 }
 
@@ -173,40 +175,41 @@ static void take_cases(const char *only)
     }
 }
 
-static bool take_url(column *columns, const char *arg)
+static bool take_argument(column *columns, const char *arg)
 {
-    bool is_acl = strncmp(arg, "acl-", 4) == 0;
-    const char *name = is_acl ? arg + 4 : arg;
+    bool is_acl = strncmp(arg, "acl-", 4) == 0, is_control = strncmp(arg, "ctl-", 4) == 0;
+    const char *name = is_acl || is_control ? arg + 4 : arg;
     for (size_t i = 0; i < NUM_COLUMNS; i++) {
-        size_t len = strlen(columns[i].name);
-        if (strncmp(name, columns[i].name, len) == 0 && name[len] == '=') {
-            *(is_acl ? &columns[i].acl_url : &columns[i].url) = name + len + 1;
+        column *c = &columns[i];
+        size_t len = strlen(c->name);
+        if (strncmp(name, c->name, len) == 0 && name[len] == '=') {
+            *(is_control ? &c->backend.control : is_acl ? &c->acl_url : &c->url) = name + len + 1;
             return true;
         }
     }
     return false;
 }
 
-static const char *start_agent(embedded *e, const agent_desc *desc)
+static const char *start_agent(backend *b, const agent_desc *desc, char *url, size_t max)
 {
     uint16_t port = 0;
-    e->core = agent_create(desc, agent_server_now());
-    e->server = agent_server_start(e->core, "127.0.0.1", &port);
-    if (e->server == NULL) {
+    b->core = agent_create(desc, agent_server_now());
+    b->server = agent_server_start(b->core, "127.0.0.1", &port);
+    if (b->server == NULL) {
         perror("contract: cannot start an embedded agent");
         return NULL;
     }
-    snprintf(e->url, sizeof e->url, "http://127.0.0.1:%u", (unsigned)port);
-    return e->url;
+    snprintf(url, max, "http://127.0.0.1:%u", (unsigned)port);
+    return url;
 }
 
-static void stop_agent(embedded *e)
+static void stop_agent(backend *b)
 {
-    if (e->server != NULL) {
-        agent_server_stop(e->server);
+    if (b->server != NULL) {
+        agent_server_stop(b->server);
     }
-    if (e->core != NULL) {
-        agent_destroy(e->core);
+    if (b->core != NULL) {
+        agent_destroy(b->core);
     }
 }
 
@@ -214,11 +217,11 @@ static void start_embedded(column *c)
 {
     agent_desc desc = { .profile = c->is_new ? AGENT_1_22 : AGENT_1_8 };
     if (c->url == NULL) {
-        c->url = start_agent(&c->own, &desc);
+        c->url = start_agent(&c->backend, &desc, c->own_urls[0], sizeof c->own_urls[0]);
     }
     desc.management_token = token;
     if (c->acl_url == NULL) {
-        c->acl_url = start_agent(&c->acl_own, &desc);
+        c->acl_url = start_agent(&c->acl_backend, &desc, c->own_urls[1], sizeof c->own_urls[1]);
     }
 }
 
@@ -257,7 +260,7 @@ int main(int argc, char **argv)
             is_quiet = true;
         } else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc) {
             only = argv[++i];
-        } else if (!take_url(columns, argv[i])) {
+        } else if (!take_argument(columns, argv[i])) {
             fprintf(stderr, "contract: not understood: %s\n", argv[i]);
             return 2;
         }
@@ -268,8 +271,8 @@ int main(int argc, char **argv)
     run_all(columns);
     unsigned num_failed = report(columns, is_quiet);
     for (size_t i = 0; i < NUM_COLUMNS; i++) {
-        stop_agent(&columns[i].own);
-        stop_agent(&columns[i].acl_own);
+        stop_agent(&columns[i].backend);
+        stop_agent(&columns[i].acl_backend);
         for (size_t k = 0; k < num_cases; k++) {
             free(columns[i].why[k]);
         }

@@ -20,6 +20,7 @@
 #include "wire.h"
 
 typedef struct trial trial;
+typedef struct backend backend;
 
 /* One request and its answer; belongs to the trial, which frees it at its end. */
 typedef struct reply {
@@ -35,6 +36,7 @@ typedef struct reply {
 struct trial {
     const char *url;
     const char *token;              /* sent with every request; NULL: none                    */
+    const backend *backend;         /* never NULL                                             */
     bool        is_new;             /* answers as 1.22, else as 1.8                           */
     bool        is_real;
     const char *name;           /* for a service that no other trial touches              */
@@ -48,9 +50,11 @@ struct trial {
 
 enum {
     CASE_ALONE = 1,     /* other trials on the same agent would disturb it: runs behind them    */
-    CASE_FIRST = 8,     /* the same, but before them all: wants a fresh agent                */
     CASE_ACL = 2,       /* on the agent with access control (default deny)                    */
-    CASE_REAL = 4       /* only on a real agent                                               */
+    CASE_REAL = 4,      /* only on a real agent                                               */
+    CASE_FIRST = 8,     /* alone, but before all others: wants a fresh agent                    */
+    CASE_RESTART = 16,  /* alone, and last of all: the agent loses all it knows                 */
+    CASE_TOKENS = 32    /* needs make_token                                                     */
 };
 
 typedef struct contract_case {
@@ -65,7 +69,7 @@ typedef struct contract_group {
 } contract_group;
 
 extern const contract_group cases_register, cases_check, cases_health, cases_blocking, cases_http,
-                            cases_acl;
+                            cases_acl, cases_restart;
 
 #define CASES(group, table) \
     const contract_group group = { table, sizeof(table) / sizeof((table)[0]) }
@@ -112,6 +116,19 @@ bool   is_blocked(reply *r, int ms);
 void   finish(reply *r);
 /* As finish, for one more answer on the same connection: a reply of its own. */
 reply *next_answer(reply *r);
+
+/* ---- acting on the agent (backend.c) -------------------------------------- */
+
+/* Ends the agent at once and starts it again: it has forgotten everything. */
+void restart_agent(trial *t);
+/* Asks a real agent to end, and leaves it so. */
+void terminate_agent(trial *t);
+bool can_restart(const trial *t);
+
+/* A token that may read all services, and what the flags say; answers its secret. */
+const char *make_token(trial *t, bool reads_nodes, bool writes_services);
+void revoke_token(trial *t, const char *secret);
+bool can_make_tokens(const trial *t);
 
 /* ---- expecting ----------------------------------------------------------- */
 
