@@ -3043,7 +3043,8 @@ static const char *sdci_address_nonsense(sdci_str text)
     return NULL;
 }
 
-/* Without a scheme the port is Consul's, with one it is the scheme's, as for the official client. */
+/* Without a scheme the port is Consul's, with one it is the scheme's, as the official client has
+   it. */
 static sdc_err sdci_parse_address(const char *address, sdci_address *out, sdc_error *error)
 {
     sdci_str text = sdci_str_of(address);
@@ -5573,7 +5574,7 @@ sdc_wants sdc_task_wants(const sdc_task *task)
     uint64_t now_ms = sdc_client_now_ms(task->client);
     bool is_woken = sdci_atomic_get(&task->is_woken) != 0;
 
-    return sdci_call_wants(&task->call, is_woken ? now_ms : task->ops->deadline(task), now_ms);
+    return sdci_call_wants(&task->call, is_woken ? 0 : task->ops->deadline(task), now_ms);
 }
 
 static void sdci_task_tell(sdc_task *task, sdc_wants wants)
@@ -5823,6 +5824,9 @@ static sdc_err sdci_task_round(sdc_task *task, bool may_block)
     share.may_block = may_block;
     sdc_err err = task->ops->advance(task, &share);
     sdci_client_give_back(task->client, lent);
+    if (task->ops->deadline(task) > task->now_ms) {
+        sdci_call_watch(&task->call);
+    }
     sdci_task_publish_stats(task);
     if (task->wants_fn != NULL && !task->is_dead) {
         sdci_task_tell(task, sdc_task_wants(task));
@@ -7842,7 +7846,6 @@ static sdc_err sdci_registrar_paused(sdc_registrar *r)
         return SDC_STOPPED;
     }
     if (due.job == SDCI_JOB_NONE || due.at_ms > r->task.now_ms) {
-        sdci_call_watch(&r->task.call);
         return SDC_AGAIN;
     }
     sdci_registrar_start(r, due.job, due.which);
@@ -8802,7 +8805,6 @@ static sdc_err sdci_instancer_paused(sdc_instancer *i)
 {
     sdci_bucket_fill(&i->bucket, i->task.now_ms);
     if (i->wake_ms > i->task.now_ms || i->bucket.tokens == 0) {
-        sdci_call_watch(&i->task.call);
         return SDC_AGAIN;
     }
     sdci_instancer_ask(i);

@@ -1914,7 +1914,7 @@ static void world_slot_check(world *w, const world_slot *slot)
     const world_fd *entry = b->fd >= 0 ? world_fd_get(w, b->fd) : NULL;
     if (b->fd >= 0 && entry == NULL) {
         world_breach(w, "wants: descriptor %d is not open", b->fd);
-    } else if (entry != NULL && entry->conn != NULL &&
+    } else if (entry != NULL && entry->conn != NULL && b->timeout_ms != 0 &&
                ((b->readable && !entry->conn->named_read) ||
                 (b->writable && !entry->conn->named_write))) {
         world_breach(w, "wants: readiness of stream #%zu that no SDC_AGAIN named",
