@@ -1,0 +1,130 @@
+# sdconsul.h: `make help` lists what there is. Everything is built below build/.
+# The header is compiled once at -O2 for demo and examples, and once in each group of tests.
+
+CC       ?= cc
+CXX      ?= c++
+B        ?= build
+TEST_OPT ?= -O1 -g
+OPT      ?= -O2 -g
+WARN     := -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-qual \
+            -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wvla
+CSTD     := -std=gnu99
+# what sanitizers and coverage add to everything, the tests' own servers included
+EXTRA    ?=
+JOBS     := $(shell nproc 2>/dev/null || echo 2)
+MAKEFLAGS += -j$(JOBS) --no-print-directory
+
+CFLAGS_ALL := $(CSTD) $(WARN) $(EXTRA)
+SUITE      := $(wildcard ../shared/json-suite)
+
+EXAMPLES := discover poll register watch $(if $(filter Linux,$(shell uname -s)),epoll)
+GROUPS   := decoders watch requests
+SUPPORT  := test world script rig world_agent
+AGENT    := $(basename $(notdir $(filter-out tests/agent/main.c,$(wildcard tests/agent/*.c))))
+CONTRACT := $(basename $(notdir $(wildcard tests/contract/*.c)))
+FUZZERS  := json entries http
+
+SUPPORT_O  := $(SUPPORT:%=$(B)/support/%.o)
+AGENT_O    := $(AGENT:%=$(B)/agent/%.o)
+CONTRACT_O := $(CONTRACT:%=$(B)/contract/%.o)
+GROUP_X    := $(GROUPS:%=$(B)/group_%)
+EXAMPLE_X  := $(EXAMPLES:%=$(B)/%)
+REPLAY_X   := $(FUZZERS:%=$(B)/replay_%)
+
+.PHONY: help demo test test-build asan matrix fuzz test-consul examples lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo         three instances, an agent and a watch: the main job in a few seconds'
+	@echo 'make test         every hermetic test; ends with N passed, N failed, N skipped'
+	@echo 'make examples     the programs of examples/, into $(B)/'
+	@echo 'make test-consul  contract and end-to-end tests on two real agents (gets them first)'
+	@echo 'make asan         the tests under AddressSanitizer and UBSan'
+	@echo 'make matrix       compilers, standards, optimisation and macros crossed'
+	@echo 'make fuzz         the fuzz targets with libFuzzer, SECONDS=60 each (needs clang)'
+	@echo 'make lint         the numbers of the house style'
+	@echo 'make clean        removes $(B)/'
+
+# ---- objects -------------------------------------------------------------------------------------
+
+$(B) $(B)/support $(B)/agent $(B)/contract $(B)/fuzz:
+	@mkdir -p $@
+
+$(B)/sdconsul.o: examples/sdconsul.c sdconsul.h | $(B)
+	$(CC) $(CFLAGS_ALL) $(OPT) -I. -c $< -o $@
+
+$(B)/support/%.o: tests/support/%.c $(wildcard tests/support/*.h tests/agent/*.h) sdconsul.h | $(B)/support
+	$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
+
+$(B)/agent/%.o: tests/agent/%.c $(wildcard tests/agent/*.h) sdconsul.h | $(B)/agent
+	$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
+
+$(B)/contract/%.o: tests/contract/%.c $(wildcard tests/contract/*.h tests/agent/*.h) sdconsul.h | $(B)/contract
+	$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
+
+# ---- demo and examples ---------------------------------------------------------------------------
+
+$(EXAMPLE_X): $(B)/%: examples/%.c $(B)/sdconsul.o sdconsul.h
+	$(CC) $(CFLAGS_ALL) $(OPT) -I. $< $(B)/sdconsul.o -o $@
+
+examples: $(EXAMPLE_X) $(B)/demo
+
+$(B)/demo: examples/demo.c $(AGENT_O) $(B)/sdconsul.o
+	$(CC) $(CFLAGS_ALL) $(OPT) -I. $< $(AGENT_O) $(B)/sdconsul.o -o $@ -lpthread
+
+demo: $(B)/demo
+	@sh examples/demo.sh $(B)/demo $(CONSUL)
+
+# ---- tests ---------------------------------------------------------------------------------------
+
+$(B)/group_%: tests/group_%.c $(wildcard tests/test_*.c) sdconsul.h $(SUPPORT_O) $(AGENT_O)
+	$(CC) $(CFLAGS_ALL) $(TEST_OPT) $< $(SUPPORT_O) $(AGENT_O) -o $@ -lpthread
+
+$(B)/self: tests/support/self.c $(B)/support/test.o $(B)/support/world.o $(B)/support/script.o
+	$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+
+$(B)/self_agent: tests/support/self_agent.c $(SUPPORT_O) $(AGENT_O) $(B)/sdconsul.o
+	$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+
+$(B)/test_contract: $(CONTRACT_O) $(AGENT_O) $(B)/sdconsul.o
+	$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+
+$(B)/test_consul: tests/test_consul.c $(B)/support/test.o $(B)/sdconsul.o
+	$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+
+$(B)/fuzz/%.o: fuzz/%.c sdconsul.h | $(B)/fuzz
+	$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
+
+$(REPLAY_X): $(B)/replay_%: $(B)/fuzz/fuzz_%.o $(B)/fuzz/replay.o $(B)/sdconsul.o
+	$(CC) $(CFLAGS_ALL) $^ -o $@
+
+TEST_X := $(GROUP_X) $(B)/self $(B)/self_agent $(B)/test_contract $(REPLAY_X)
+
+test-build: $(TEST_X) $(EXAMPLE_X) $(B)/demo
+
+test: test-build
+	@SDC_JSON_SUITE="$(SUITE)" CC="$(CC)" CXX="$(CXX)" B="$(B)" sh tests/support/tap.sh -j $(JOBS) \
+	    $(B)/group_requests $(B)/group_watch $(B)/group_decoders $(B)/test_contract \
+	    $(B)/self $(B)/self_agent 'sh tests/support/self_tap.sh' \
+	    $(foreach f,$(FUZZERS),'$(B)/replay_$(f) fuzz/corpus/$(f)') \
+	    'sh tests/test_names.sh'
+
+test-consul: $(B)/test_contract $(B)/test_consul
+	@tests/consul/run.sh $(B)/test_contract $(B)/test_consul
+
+asan:
+	@$(MAKE) test B=build/asan TEST_OPT='-O1 -g' OPT='-O1 -g' \
+	    EXTRA='-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer'
+
+matrix:
+	@sh tests/matrix.sh $(B)/matrix
+
+FUZZ_SECONDS := $(or $(SECONDS),60)
+fuzz:
+	@sh fuzz/run.sh $(B)/fuzz $(FUZZ_SECONDS) $(FUZZERS)
+
+lint:
+	@sh tests/lint.sh
+
+clean:
+	rm -rf build
