@@ -1,3 +1,291 @@
+/* sdconsul.h - Consul service discovery for C programs, in one header
+
+   MIT licence; its text stands at the end of this file.
+
+   A program includes this file, registers its service with a Consul agent and
+   watches the instances of others by blocking queries. It needs libc and POSIX
+   sockets and nothing else; it starts no thread and owns no loop: the program
+   calls a step function.
+
+
+   HOW TO INCLUDE IT
+
+   Anywhere:                     #include "sdconsul.h"
+
+   In exactly one .c or .cc file, before anything else:
+
+       #define SDCONSUL_IMPLEMENTATION
+       #include "sdconsul.h"
+
+   C99 or later, C++11 or later, with gcc or clang. The implementation needs
+   POSIX.1-2008 declared by the system's headers: compilers do that by default
+   (-std=gnu99 and so on); with a strict -std=c99 also give
+   -D_POSIX_C_SOURCE=200809L. The public half needs nothing of the kind.
+   Link with nothing.
+
+
+   CONTENTS                                search for a tag to get to its place
+
+       [sdc:config]      what a program may define
+       [sdc:api]         the public interface
+       [sdc:platform]    system headers, compiler, atomics
+       [sdc:base]        slices, errors, memory, buffers, numbers, pauses
+       [sdc:json]        the JSON decoder
+       [sdc:entries]     health answers, one instance at a time
+       [sdc:url]         addresses, escaping
+       [sdc:http]        the HTTP/1.x response decoder
+       [sdc:io]          the outside world by POSIX
+       [sdc:call]        one HTTP exchange on a kept connection
+       [sdc:client]      where Consul is and who we are; requests and answers
+       [sdc:task]        sdc_step
+       [sdc:cache]       events and subscribers
+       [sdc:registrar]   registering, and staying registered
+       [sdc:instancer]   queries, and watching
+
+   Each section uses only what stands above it.
+
+
+   A COMPLETE PROGRAM
+
+       #include <stdio.h>
+       #define SDCONSUL_IMPLEMENTATION
+       #include "sdconsul.h"
+
+       static void on_event(void *user, const sdc_event *event,
+                            const sdc_change *change)
+       {
+           (void)user;
+           printf("%zu instances, %zu new: %s\n", event->num_instances,
+                  change->num_added, sdc_err_str(event->err));
+           for (size_t i = 0; i < event->num_instances; i++) {
+               printf("  %s\n", event->instances[i].addr);
+           }
+       }
+
+       int main(void)
+       {
+           sdc_client *client;
+           sdc_instancer *web;
+           sdc_instancer_desc desc = { .query = { .service = "web",
+                                                  .passing_only = true } };
+           sdc_error error;
+
+           if (sdc_client_create(NULL, &client, &error) != SDC_OK ||
+               sdc_instancer_create(client, &desc, &web, &error) != SDC_OK) {
+               fprintf(stderr, "%s\n", error.message);
+               return 1;
+           }
+           sdc_instancer_subscribe(web, on_event, NULL);
+           while (sdc_step(sdc_instancer_task(web), -1) != SDC_STOPPED) {
+               continue;
+           }
+           sdc_instancer_destroy(web);
+           sdc_client_destroy(client);
+           return 0;
+       }
+
+
+   MANUAL
+
+   1. Where Consul is
+
+   A client says where the agent is and who we are. It opens no connection. All
+   zero means the local agent, or what CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and
+   their relatives say, as for Consul's own tools:
+
+       sdc_client_desc desc = { .address = "10.0.0.1:8500",
+                                .token_file = "/run/secrets/consul" };
+
+   A token goes into the X-Consul-Token header and nowhere else. The file is
+   read anew for each request, so a rotated token is used by the next one; while
+   it cannot be read, the last one that was read stays. sdc_client_set_token
+   does the same by hand, from any thread.
+
+   2. Ask once
+
+       sdc_query query = { .service = "web", .passing_only = true };
+       const sdc_event *answer;
+       if (sdc_client_service(client, &query, &answer, &error) == SDC_OK) {
+           ... answer->instances[i].addr ...
+           sdc_event_release(answer);
+       }
+
+   blocks for request_timeout_ms at most. With query.index set to the index of
+   the last answer it is a blocking query, and (*answer).index is the next one.
+
+   3. Watch
+
+   An instancer asks again and again: the first read answers at once, the others
+   are held by the agent until something changes, so a change is heard of within
+   milliseconds and an unchanged service costs one request a minute. Subscribe,
+   and step:
+
+       sdc_instancer_subscribe(web, on_event, user);
+       while (sdc_step(sdc_instancer_task(web), -1) != SDC_STOPPED) { }
+
+   A subscriber is called at once with the state, and then with each event: the
+   whole list, and what was added, removed and updated since the last one. It is
+   not called when an answer changes nothing. Or do not subscribe, and look:
+
+       const sdc_event *now = sdc_instancer_state(web);    any thread
+       ...
+       sdc_event_release(now);
+
+   At the start of a program
+
+       sdc_instancer_wait(web, 1, 5000, &error);
+
+   steps until one instance is known, or five seconds are over.
+
+   Failures keep the list. event->err is then not SDC_OK, message says why,
+   failing_since_ms since when, and instances are the last good ones. An empty
+   list with is_known true means that there are none; a list that turns empty
+   has been confirmed by a second read. A service that nobody has registered is
+   known and empty, too.
+
+   4. Register
+
+       sdc_check check = { .ttl_ms = 10000 };
+       sdc_registrar_desc desc = { .registration = {
+           .name = "web", .address = "10.0.0.7", .port = 8080,
+           .checks = &check, .num_checks = 1 } };
+       sdc_registrar_create(client, &desc, &me, &error);
+       ... step sdc_registrar_task(me) ...
+       sdc_registrar_set_status(me, NULL, SDC_STATUS_WARNING, "queue is long");
+       ... sdc_stop(sdc_registrar_task(me)); step until SDC_STOPPED ...
+
+   The task registers, tries again until that succeeds, beats each TTL check at
+   a third of its TTL, registers again when the agent has forgotten the service,
+   and deregisters when stopped. A program that dies without stopping turns
+   critical after its TTL and is removed by the agent an hour later, unless
+   deregister_critical_after_ms says otherwise (SDC_NEVER: it stays).
+
+   The ID is name-address-port unless you give one: the same at each start, so
+   that a restarted program takes its old place.
+
+   Where the agent checks the service itself (http, tcp, grpc, ...) there is
+   nothing to beat: the task asks every verify_ms whether the service is still
+   there. For a registration without any of this there are sdc_client_register
+   and sdc_client_deregister, which block.
+
+   5. Your own loop
+
+   sdc_step(task, 0) never blocks. What to wait for is told by sdc_task_wants,
+   or, as it changes, to the function given to sdc_task_on_wants:
+
+       for (;;) {
+           sdc_wants wants = sdc_task_wants(task);
+           struct pollfd p = { .fd = wants.fd, .events =
+               (wants.readable ? POLLIN : 0) | (wants.writable ? POLLOUT : 0) };
+           poll(&p, 1, wants.timeout_ms);
+           sdc_step(task, 0);
+       }
+
+   Edge-triggered loops are fine; stepping too often is, too. One task has one
+   descriptor at most. wants.serial tells a new descriptor from an old one under
+   the same number; a loop that keeps registrations, as epoll does, compares it,
+   or relies on hearing of fd -1 before every close.
+
+   A step that is asked not to block cannot use the system's resolver. Give the
+   agent's address as a number, a unix path or localhost; or let one blocking
+   step resolve it; or plug in a resolve hook.
+
+   sdc_stop, sdc_wake and the setters of a registrar may be called from other
+   threads; sdc_task_on_wake then tells your loop that the task wants a step.
+
+   6. Threads, signals, fork
+
+   The library starts no thread. One task, one thread at a time; different tasks
+   of one client may be stepped on different threads. Any thread may call
+   sdc_stop, sdc_wake, sdc_task_stats, sdc_task_error, sdc_client_set_token,
+   sdc_registrar_set_..., sdc_registrar_is_registered, sdc_instancer_state,
+   sdc_cache_state, and retain and release events. sdc_stop and sdc_wake may be
+   called from signal handlers.
+
+   No signal is raised or handled: a write to a closed connection is an error,
+   not SIGPIPE. Every descriptor is close-on-exec. After fork the child owns
+   copies of the descriptors: it must not step or stop the parent's tasks, only
+   exec, or exit by _exit.
+
+   7. Another world
+
+   sdc_io is everything that the library does outside itself: clock, random
+   numbers, names, streams, waiting and one file. Replace it to put TLS under a
+   stream, to use your own resolver, or to run whole days of watching in a test
+   within milliseconds. Copy *sdc_io_posix() and change what you need.
+
+   8. Other sources
+
+   sdc_cache is the store under an instancer. A program that learns of instances
+   elsewhere (a file, DNS) creates one, calls sdc_cache_update, and everything
+   that takes a cache works.
+
+   9. Decoders
+
+   sdc_json, sdc_entries and sdc_http take bytes in any split and call back with
+   whole pieces. They know neither sockets nor time, and are what the fuzzers
+   drive.
+
+
+   WHAT THE NETWORK SEES
+
+   Reads     The first read has no index, later ones the index of the last
+             answer and a wait of 54 to 60 s. Two reads beyond the first are
+             free, then one comes each 500 ms at most; while answers come at
+             once and change nothing that slows down to one each 15 s.
+   Index     One that goes backwards is not believed: the next read starts over
+             without one, and the answer in between is not published. 0 counts
+             as 1. A missing one means polling at the rate above.
+   Failures  10 ms after the first, then anywhere between that and a span that
+             doubles up to 60 s; after 403 and 429 not under a second. The next
+             read has no index. One good answer ends it.
+   Deadlines A connection must come up in 5 s for each address, an answer that
+             nobody holds in 15 s, a blocking query in wait + wait/16 + 10 s.
+   Connection  One for each task, kept open and watched; a request that meets a
+             kept connection which has died is repeated once on a new one.
+   Redirects are not followed. Compressed answers are not asked for.
+
+
+   LIMITS
+
+   No HTTP/2, no compression, no TLS of its own (see 7), no KV store, sessions,
+   ACL management or Connect certificates. No IDN: names go to the resolver as
+   they are. Port 0 means "no port": such an instance is left out, and counted,
+   unless it has a socket path or named ports. One agent for each client. Meta,
+   tags and ports beyond 1024 of each make an entry unusable. JSON nested deeper
+   than 64 levels, and a wanted string over 1 MiB, are errors.
+
+
+   ERRORS
+
+   Functions answer an sdc_err; where they take an sdc_error it has the detail:
+   an HTTP status, an errno, and one printable line that names the field, the
+   agent or the byte. sdc_err_str has a few words for each value.
+
+   SDC_ERR_ARG is a mistake in the program, and nothing was sent. SDC_ERR_DENIED
+   wants another token; SDC_ERR_BUSY wants patience, which the tasks have by
+   themselves. Tasks never give up: an error of sdc_step is news, not an end.
+   SDC_ASSERT guards against what a program can get wrong and the network can
+   not; NDEBUG takes it out.
+
+
+   MEMORY
+
+   All of it comes from the client's allocator, and each free says how much was
+   asked for. Answers are decoded as they arrive: their size is bounded by
+   max_body_bytes, and what is held is one entry and the instances found so far.
+   Receive buffers of 64 KiB are lent to a task for one step and kept by the
+   client, so there are as many as threads have stepped at once. Out of memory
+   is an error like others: the last good state stays, and the task tries again.
+
+
+   VERSION
+
+   SemVer: within a major version sources stay compatible, structs that end in
+   _desc grow only at their end, and error values keep their numbers. No promise
+   is made for the ABI: compile it together with the program.
+*/
+
 #ifndef SDCONSUL_H_INCLUDED
 #define SDCONSUL_H_INCLUDED
 

@@ -104,6 +104,7 @@ bool service_def_equal(const service_def *a, const service_def *b)
         && text_is(a->region, b->region) && text_is(a->zone, b->zone)
         && text_is(a->proxy_destination, b->proxy_destination) && a->is_native == b->is_native
         && strs_equal(&a->tags, &b->tags) && pairs_equal(&a->meta, &b->meta)
+        && a->has_meta == b->has_meta
         && addresses_equal(&a->tagged, &b->tagged) && ports_equal(&a->ports, &b->ports)
         && a->port == b->port && a->weight_passing == b->weight_passing
         && a->weight_warning == b->weight_warning
@@ -688,6 +689,7 @@ static void make_consul_service(agent *a)
     def->proxy_destination = agent_dup("");
     def->port = 8300;
     def->weight_passing = def->weight_warning = 1;
+    def->has_meta = true;
     pairs_set(&def->meta, "non_voter", "false");
     pairs_set(&def->meta, "raft_version", "3");
     if (is_new) {

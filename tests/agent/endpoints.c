@@ -121,13 +121,13 @@ static void write_connect(json_out *w, const char *key, const service_def *def)
     out_close(w, '}');
 }
 
-static void write_meta(json_out *w, const pairs *meta, bool empty_is_null)
+static void write_meta(json_out *w, const service_def *def, bool may_be_null)
 {
     out_key(w, "Meta");
-    if (meta->n == 0 && empty_is_null) {
+    if (may_be_null && !def->has_meta) {
         out_null(w);
     } else {
-        out_pairs(w, meta);
+        out_pairs(w, &def->meta);
     }
 }
 
@@ -145,7 +145,7 @@ static void write_health_service(agent *a, json_out *w, const service *s)
     out_strs(w, &def->tags);
     out_key_text(w, "Address", def->address);
     write_addresses(w, "TaggedAddresses", &def->tagged);
-    write_meta(w, &def->meta, true);
+    write_meta(w, def, true);
     if (!agent_is_new(a) || service_def_port(def) != 0) {
         out_key_int(w, "Port", service_def_port(def));
     }
@@ -294,7 +294,7 @@ static void write_agent_service(agent *a, json_out *w, const service_def *def, c
     out_key_text(w, "Service", def->name);
     out_key(w, "Tags");
     out_strs(w, &def->tags);
-    write_meta(w, &def->meta, false);
+    write_meta(w, def, false);
     out_key_int(w, "Port", service_def_port(def));
     if (def->ports.n > 0) {
         out_key(w, "Ports");
@@ -516,6 +516,11 @@ static bool parse_query(agent *a, const request *r, query *q, answer *ans)
    false: it was sent, or comes later. */
 typedef bool (*handler)(agent_conn *conn, const char *rest, answer *ans);
 
+static bool is_pretty(const request *r)
+{
+    return request_param(r, "pretty") != NULL;
+}
+
 static bool start_query(agent_conn *conn, query_kind kind, const char *rest, answer *ans)
 {
     query q;
@@ -563,10 +568,13 @@ static bool get_catalog_services(agent_conn *conn, const char *rest, answer *ans
 static bool get_leader(agent_conn *conn, const char *rest, answer *ans)
 {
     agent *a = conn->agent;
-    json_out w = answer_json(a, ans);
     buf leader = { NULL, 0, 0 };
 
     (void)rest;
+    if (!check_cache_control(&conn->request, ans)) {
+        return true;
+    }
+    json_out w = answer_json(a, ans, is_pretty(&conn->request));
     if (a->has_leader) {
         buf_fmt(&leader, "%s:8300", a->address);
     }
@@ -583,7 +591,7 @@ static bool get_self(agent_conn *conn, const char *rest, answer *ans)
     if (!acl_allow(a, request_token(&conn->request), AGENT_AGENT_READ, a->node, ans)) {
         return true;
     }
-    json_out w = answer_json(a, ans);
+    json_out w = answer_json(a, ans, is_pretty(&conn->request));
     out_open(&w, '{');
     out_key(&w, "Config");
     out_open(&w, '{');
@@ -625,7 +633,7 @@ static bool get_services(agent_conn *conn, const char *rest, answer *ans)
     if (!check_enterprise(a, &conn->request, ans) || !resolve(conn, &rights, ans)) {
         return true;
     }
-    json_out w = answer_json(a, ans);
+    json_out w = answer_json(a, ans, is_pretty(&conn->request));
     out_open(&w, '{');
     for (size_t i = 0; i < a->num_services && (rights & AGENT_SERVICE_READ) != 0; i++) {
         const service_def *def = a->services[i]->local;
@@ -648,7 +656,7 @@ static bool get_checks(agent_conn *conn, const char *rest, answer *ans)
     if (!check_enterprise(a, &conn->request, ans) || !resolve(conn, &rights, ans)) {
         return true;
     }
-    json_out w = answer_json(a, ans);
+    json_out w = answer_json(a, ans, is_pretty(&conn->request));
     out_open(&w, '{');
     for (size_t i = 0; i < a->num_checks && (rights & AGENT_SERVICE_READ) != 0; i++) {
         const check *c = a->checks[i];
@@ -691,7 +699,8 @@ bool agent_service_has_hash(agent *a, const char *id, const char *hash)
     return text_is(own, hash);
 }
 
-void answer_agent_service(agent *a, const char *id, const char *secret, answer *ans)
+void answer_agent_service(agent *a, const char *id, const char *secret, bool asked_pretty,
+                          answer *ans)
 {
     const service *s = agent_find_service(a, id);
     char hash[17];
@@ -705,7 +714,7 @@ void answer_agent_service(agent *a, const char *id, const char *secret, answer *
     }
     content_hash(a, s->local, hash);
     pairs_set(&ans->headers, "X-Consul-Contenthash", hash);
-    json_out w = answer_json(a, ans);
+    json_out w = answer_json(a, ans, asked_pretty);
     write_agent_service(a, &w, s->local, hash);
 }
 
@@ -718,19 +727,18 @@ static bool get_service(agent_conn *conn, const char *rest, answer *ans)
     query q;
 
     memset(&q, 0, sizeof q);
-    if (!check_enterprise(a, r, ans) || !resolve(conn, &rights, ans)
-        || (!text_is(hash, "") && !parse_wait(r, &q, ans))) {
+    if (!check_enterprise(a, r, ans) || !resolve(conn, &rights, ans) || !parse_wait(r, &q, ans)) {
         return true;
     }
     if (text_is(hash, "") || !agent_service_has_hash(a, rest, hash)) {
-        answer_agent_service(a, rest, request_token(r), ans);
+        answer_agent_service(a, rest, request_token(r), is_pretty(r), ans);
         return true;
     }
     q.kind = QUERY_AGENT;
     q.name = agent_dup(rest);
     q.hash = agent_dup(hash);
     q.token = agent_dup(request_token(r));
-    q.is_pretty = request_param(r, "pretty") != NULL;
+    q.is_pretty = is_pretty(r);
     query_start(conn, &q);
     return false;
 }
@@ -1142,7 +1150,7 @@ static bool handle(agent_conn *conn, const endpoint *e, answer *ans)
     bool is_ready = e->handle(conn, rest, ans);
     free(rest);
     if (is_ready && pairs_get(&ans->headers, "Content-Type") != NULL) {
-        answer_json_end(conn->agent, ans, request_param(&conn->request, "pretty") != NULL);
+        answer_json_end(conn->agent, ans, is_pretty(&conn->request));
     }
     return is_ready;
 }

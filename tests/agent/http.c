@@ -41,13 +41,13 @@ void answer_error(answer *ans, int status, const char *format, ...)
     buf_str(&ans->body, text);
 }
 
-json_out answer_json(agent *a, answer *ans)
+json_out answer_json(agent *a, answer *ans, bool asked_pretty)
 {
     json_out w;
 
     memset(&w, 0, sizeof w);
     w.out = &ans->body;
-    w.is_pretty = a->is_pretty;
+    w.is_pretty = a->is_pretty || asked_pretty;
     w.is_go_old = !agent_is_new(a);
     pairs_set(&ans->headers, "Content-Type", "application/json");
     return w;
@@ -471,7 +471,7 @@ static bool parse_head(agent_conn *conn, size_t head_len)
 }
 
 /* ---- bodies ---------------------------------------------------------------------------------------- */
-typedef enum body_state { BODY_MORE, BODY_WHOLE, BODY_BAD } body_state;
+typedef enum body_state { BODY_MORE, BODY_WHOLE, BODY_BAD, BODY_FOREIGN } body_state;
 
 static body_state read_chunks(const char *text, size_t len, buf *out, size_t *used)
 {
@@ -520,7 +520,7 @@ static body_state read_body(request *r, const char *text, size_t len, size_t *us
     if (coding != NULL) {
         buf_clear(&r->body);
         return text_is_nocase(coding, "chunked") ? read_chunks(text, len, &r->body, used)
-                                                 : BODY_BAD;
+                                                 : BODY_FOREIGN;
     }
     if (length == NULL) {
         return BODY_WHOLE;
@@ -617,6 +617,11 @@ static bool pump_one(agent_conn *conn)
     switch (read_body(r, conn->in.ptr + head_len, conn->in.len - head_len, &used)) {
     case BODY_BAD:
         refuse(conn, 400, "");
+        return false;
+    case BODY_FOREIGN:
+        buf_str(&conn->out, "HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain; "
+                "charset=utf-8\r\nConnection: close\r\n\r\nUnsupported transfer encoding");
+        conn->state = CONN_CLOSING;
         return false;
     case BODY_MORE:
         if (request_header(r, "Expect") != NULL && !conn->did_continue && r->minor == 1) {

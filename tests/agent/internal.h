@@ -89,6 +89,7 @@ typedef struct service_def {
     addresses tagged;
     ports     ports;
     int64_t   port, weight_passing, weight_warning;
+    bool      has_meta;             /* {} is not null */
     bool      has_weights, enable_tag_override, has_locality, is_native;
 } service_def;
 
@@ -309,14 +310,15 @@ void write_check_entry(agent *a, json_out *w, const check_state *state, uint64_t
                        uint64_t modify);
 void write_catalog_entry(agent *a, json_out *w, const service *s);
 bool agent_service_has_hash(agent *a, const char *id, const char *hash);
-void answer_agent_service(agent *a, const char *id, const char *secret, answer *ans);
+void answer_agent_service(agent *a, const char *id, const char *secret, bool asked_pretty,
+                          answer *ans);
 
 /* ---- http.c --------------------------------------------------------------------------------------- */
 void answer_init(answer *ans, int status);
 void answer_error(answer *ans, int status, const char *format, ...) AGENT_PRINTF(3, 4);
 void answer_free(answer *ans);
 void http_send(agent_conn *conn, answer *ans);      /* frees the answer */
-json_out answer_json(agent *a, answer *ans);
+json_out answer_json(agent *a, answer *ans, bool asked_pretty);
 void answer_json_end(agent *a, answer *ans, bool asked_pretty);
 const char *request_header(const request *r, const char *name);     /* NULL: none */
 const char *request_param(const request *r, const char *key);       /* the first; NULL: none */

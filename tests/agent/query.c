@@ -233,7 +233,7 @@ static void finish_plain(agent_conn *conn, bool is_hit)
     answer ans;
 
     answer_init(&ans, 200);
-    json_out w = answer_json(a, &ans);
+    json_out w = answer_json(a, &ans, q->is_pretty);
     bool was_filtered = write_list(a, &w, q, conn->wait_rights);
     answer_json_end(a, &ans, q->is_pretty);
     put_meta(a, &ans, list_index(a, q), a->has_leader, "blocking-query");
@@ -254,7 +254,7 @@ static void finish_view(agent_conn *conn, bool is_hit)
     answer ans;
 
     answer_init(&ans, 200);
-    json_out w = answer_json(a, &ans);
+    json_out w = answer_json(a, &ans, q->is_pretty);
     if (v->is_frozen) {
         buf_add(&ans.body, buf_text(&v->frozen), v->frozen.len);
     } else if (v->index == 0) {
@@ -406,7 +406,7 @@ void query_freeze_token(agent *a, const char *secret)
         q.name = v->name;
         answer list;
         answer_init(&list, 200);
-        json_out w = answer_json(a, &list);
+        json_out w = answer_json(a, &list, false);
         acl_rights(a, v->token, &rights);
         out_open(&w, '[');
         for (size_t i = 0; i < a->num_services && (rights & need) == need; i++) {
@@ -614,7 +614,7 @@ static void finish_agent_service(agent_conn *conn)
     answer ans;
 
     answer_init(&ans, 200);
-    answer_agent_service(conn->agent, q->name, q->token, &ans);
+    answer_agent_service(conn->agent, q->name, q->token, q->is_pretty, &ans);
     if (ans.status == 200) {
         answer_json_end(conn->agent, &ans, q->is_pretty);
     }

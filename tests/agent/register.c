@@ -16,7 +16,9 @@ typedef struct decoder {
 } decoder;
 
 typedef enum field_type {
-    F_TEXT, F_INT, F_BOOL, F_STRS, F_MAP, F_HEADER, F_DURATION, F_ANY,
+    F_TEXT, F_KIND, F_CHECK_ID, F_INT, F_BOOL, F_STRS, F_MAP, F_HEADER, F_DURATION,
+    F_OTHER_ID,                     /* a text that does not make a check one */
+   
     F_CHECK, F_CHECKS, F_WEIGHTS, F_TAGGED, F_PORTS, F_LOCALITY, F_PROXY, F_CONNECT
 } field_type;
 
@@ -33,7 +35,7 @@ typedef struct field {
 #define AT(type, member) ((int)offsetof(type, member))
 
 static const field service_fields[] = {
-    { "Kind", F_TEXT, AT(service_def, kind), false, false },
+    { "Kind", F_KIND, AT(service_def, kind), false, false },
     { "ID", F_TEXT, AT(service_def, id), false, false },
     { "Name", F_TEXT, AT(service_def, name), false, false },
     { "Tags", F_STRS, AT(service_def, tags), false, false },
@@ -56,7 +58,7 @@ static const field service_fields[] = {
 };
 
 static const field check_fields[] = {
-    { "CheckID", F_TEXT, AT(check_def, id), false, false },
+    { "CheckID", F_CHECK_ID, AT(check_def, id), false, false },
     { "Name", F_TEXT, AT(check_def, name), false, false },
     { "Status", F_TEXT, AT(check_def, status), false, false },
     { "Notes", F_TEXT, AT(check_def, notes), false, false },
@@ -99,8 +101,8 @@ static const field check_fields[] = {
     { "tcp_use_tls", F_BOOL, NOWHERE, true, true },
     { "grpc_use_tls", F_BOOL, NOWHERE, true, true },
     { "h2ping_use_tls", F_BOOL, NOWHERE, true, true },
-    { "ServiceID", F_ANY, NOWHERE, false, true },
-    { "service_id", F_ANY, NOWHERE, false, true },
+    { "ServiceID", F_OTHER_ID, NOWHERE, false, true },
+    { "service_id", F_OTHER_ID, NOWHERE, false, true },
 };
 
 static const char *const proxy_fields[] = {
@@ -144,16 +146,18 @@ static void mismatch(decoder *d, const node *n, const char *path, const char *ty
     }
 }
 
-static bool decode_text(decoder *d, const node *n, const char *path, char **to)
+static void decode_text_as(decoder *d, const node *n, const char *path, const char *type, char **to)
 {
     if (n->kind == NODE_STRING) {
         agent_set_text(to, n->text);
-        return true;
+    } else if (n->kind != NODE_NULL) {
+        mismatch(d, n, path, type);
     }
-    if (n->kind != NODE_NULL) {
-        mismatch(d, n, path, "string");
-    }
-    return false;
+}
+
+static void decode_text(decoder *d, const node *n, const char *path, char **to)
+{
+    decode_text_as(d, n, path, "string", to);
 }
 
 static void decode_int(decoder *d, const node *n, const char *path, int64_t *to)
@@ -258,6 +262,25 @@ static const field *find_field(const decoder *d, const field *fields, size_t num
     return NULL;
 }
 
+/* Whether a check with this member is more than Go's zero value. */
+static bool makes_check(const node *n, const field *f)
+{
+    bool is_empty = n->num_kids == 0 && !text_is(f->name, "script_args");
+
+    if (f->type == F_DURATION) {
+        return false;               /* counts by its value */
+    }
+    switch (n->kind) {
+    case NODE_BOOL:   return n->is_true;
+    case NODE_NUMBER: return !text_is(n->text, "0");
+    case NODE_STRING: return f->type != F_OTHER_ID && !text_is(n->text, "");
+    case NODE_OBJECT: return true;
+    case NODE_ARRAY:  return !is_empty;
+    case NODE_NULL:   break;
+    }
+    return false;
+}
+
 static void decode_plain(decoder *d, const node *n, const field *f, const char *path, void *base)
 {
     char *at = f->offset == NOWHERE ? NULL : (char *)base + f->offset;
@@ -266,34 +289,36 @@ static void decode_plain(decoder *d, const node *n, const field *f, const char *
     int64_t number = 0;
     bool flag = false;
 
+    d->is_check_set = d->is_check_set || makes_check(n, f);
     switch (f->type) {
-    case F_TEXT:
-        if (decode_text(d, n, path, at != NULL ? (char **)(void *)at : &text)) {
-            d->is_check_set = d->is_check_set || !text_is(n->text, "");
-        }
+    case F_TEXT: case F_OTHER_ID:
+        decode_text(d, n, path, at != NULL ? (char **)(void *)at : &text);
         free(text);
+        break;
+    case F_KIND:
+        decode_text_as(d, n, path, "structs.ServiceKind", (char **)(void *)at);
+        break;
+    case F_CHECK_ID:
+        decode_text_as(d, n, path, "types.CheckID", (char **)(void *)at);
         break;
     case F_INT:
         decode_int(d, n, path, at != NULL ? (int64_t *)(void *)at : &number);
-        d->is_check_set = d->is_check_set || (n->kind == NODE_NUMBER && !text_is(n->text, "0"));
         break;
     case F_BOOL:
         decode_bool(d, n, path, at != NULL ? (bool *)(void *)at : &flag);
-        d->is_check_set = d->is_check_set || n->is_true;
         break;
     case F_STRS:
         decode_strs(d, n, path, at != NULL ? (strs *)(void *)at : &list);
         strs_free(&list);
-        d->is_check_set = d->is_check_set || n->kind == NODE_ARRAY;
         break;
     case F_HEADER:
         decode_header(d, n, path);
-        d->is_check_set = d->is_check_set || n->kind == NODE_OBJECT;
         break;
     case F_MAP:
         decode_map(d, n, path, (pairs *)(void *)at);
+        ((service_def *)base)->has_meta = n->kind == NODE_OBJECT;
         break;
-    case F_DURATION: case F_ANY: case F_CHECK: case F_CHECKS: case F_WEIGHTS: case F_TAGGED:
+    case F_DURATION: case F_CHECK: case F_CHECKS: case F_WEIGHTS: case F_TAGGED:
     case F_PORTS: case F_LOCALITY: case F_PROXY: case F_CONNECT:
         break;
     }
@@ -559,13 +584,21 @@ static void decode_proxy(decoder *d, const node *n, const char *path, service_de
 }
 
 /* What is unknown here is let through by real agents, too. */
-static void decode_connect(const node *n, service_def *def)
+static void decode_connect(decoder *d, const node *n, const char *path, service_def *def)
 {
-    for (size_t i = 0; n->kind == NODE_OBJECT && i < n->num_kids; i++) {
+    buf inner = { NULL, 0, 0 };
+
+    if (!is_object(d, n, path, "struct { SidecarServiceSnake *structs.ServiceDefinition "
+                   "\"json:\\\"sidecar_service\\\"\"; *structs.Alias }")) {
+        return;
+    }
+    buf_fmt(&inner, "%s%s", path, d->is_new ? ".Alias.Native" : "");
+    for (size_t i = 0; i < n->num_kids; i++) {
         if (text_is_nocase(n->kids[i]->key, "Native")) {
-            def->is_native = n->kids[i]->is_true;
+            decode_bool(d, n->kids[i], buf_text(&inner), &def->is_native);
         }
     }
+    buf_free(&inner);
 }
 
 static void decode_service_field(decoder *d, const node *n, const field *f, registration *r,
@@ -590,9 +623,9 @@ static void decode_service_field(decoder *d, const node *n, const field *f, regi
     case F_PORTS:    decode_ports(d, n, buf_text(&path), def);      break;
     case F_LOCALITY: decode_locality(d, n, buf_text(&path), def);   break;
     case F_PROXY:    decode_proxy(d, n, buf_text(&path), def);      break;
-    case F_CONNECT:  decode_connect(n, def);                        break;
-    case F_TEXT: case F_INT: case F_BOOL: case F_STRS: case F_MAP: case F_HEADER:
-    case F_DURATION: case F_ANY:
+    case F_CONNECT:  decode_connect(d, n, buf_text(&path), def);    break;
+    case F_TEXT: case F_KIND: case F_CHECK_ID: case F_INT: case F_BOOL: case F_STRS: case F_MAP:
+    case F_HEADER: case F_DURATION: case F_OTHER_ID:
         decode_plain(d, n, f, buf_text(&path), def);
         break;
     }
@@ -863,6 +896,9 @@ static void service_faults(const agent *a, const service_def *def, strs *faults)
     }
     if (lacks_port && !agent_is_new(a)) {
         add_fault(faults, "Port must be set for a Connect proxy");
+    }
+    if (def->is_native && agent_is_new(a) && def->port == 0 && text_is(def->socket_path, "")) {
+        add_fault(faults, "Port or SocketPath must be set for a Connect native service.");
     }
     if (def->ports.n > 0 && def->port != 0) {
         add_fault(faults, "Cannot set both Port and Ports");

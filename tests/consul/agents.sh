@@ -24,7 +24,10 @@ die() { echo "agents.sh: $*" >&2; exit 1; }
 # there a client that keeps trying the port of a killed agent could connect to itself and hold the port.
 free_ports() {
     perl -MSocket -e '
-        my ($low) = (open(my $f, "<", "/proc/sys/net/ipv4/ip_local_port_range") && <$f> =~ /(\d+)/) ? $1 : 32768;
+        my $low = 32768;
+        if (open(my $range, "<", "/proc/sys/net/ipv4/ip_local_port_range")) {
+            ($low) = split " ", <$range>;
+        }
         $low = 65536 if $low < 11000;
         my (@held, @ports);
         while (@ports < $ARGV[0]) {

@@ -31,9 +31,11 @@ debian_mirror() {
 # An apt of our own below $1, so that neither root nor this machine's lists are needed. The archive is old:
 # its validity date may have passed, its signature and hashes are still checked.
 private_apt() {
-    mkdir -p "$1"/etc/{apt.conf.d,preferences.d,trusted.gpg.d} "$1"/state/lists/partial "$1"/cache/archives/partial
+    mkdir -p "$1"/etc/{apt.conf.d,preferences.d,trusted.gpg.d} \
+        "$1"/state/lists/partial "$1"/cache/archives/partial
     : >"$1/state/status"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $2 bullseye main" >"$1/etc/sources.list"
+    local keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    echo "deb [signed-by=$keys] $2 bullseye main" >"$1/etc/sources.list"
     cat >"$1/apt.conf" <<CONF
 Dir::Etc "$1/etc";
 Dir::Etc::sourceparts "-";

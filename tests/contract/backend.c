@@ -54,9 +54,9 @@ const char *make_token(trial *t, bool reads_nodes, bool writes_services)
     }
     const char *services = writes_services ? "write" : "read";
     const char *nodes = reads_nodes ? "read" : "deny";
-    reply *r = put(t, text(t, "{'Name':'p-%s','Rules':'service_prefix \\'\\' { policy = \\'%s\\' } "
-                              "node_prefix \\'\\' { policy = \\'%s\\' }'}", secret, services, nodes),
-                   "/v1/acl/policy");
+    const char *rules = text(t, "service_prefix \\'\\' { policy = \\'%s\\' } "
+                                "node_prefix \\'\\' { policy = \\'%s\\' }", services, nodes);
+    reply *r = put(t, text(t, "{'Name':'p-%s','Rules':'%s'}", secret, rules), "/v1/acl/policy");
     trial_expect(t, r->answer.status == 200, 0, "a policy is made");
     r = put(t, text(t, "{'SecretID':'%s','AccessorID':'a%s','Policies':[{'Name':'p-%s'}]}", secret,
                     secret + 1, secret), "/v1/acl/token");

@@ -30,8 +30,9 @@ static reply *settled(trial *t)
 
 static const char *anonymous_lacks(trial *t, const char *right, const char *on)
 {
-    return text(t, "Permission denied: anonymous token lacks permission '%s' on \"%s\". The anonymous "
-                   "token is used implicitly when a request does not specify a token.", right, on);
+    return text(t, "Permission denied: anonymous token lacks permission '%s' on \"%s\". "
+                   "The anonymous token is used implicitly when a request does not specify a "
+                   "token.", right, on);
 }
 
 /* What an agent says to somebody without a token who would write to the service. */
@@ -151,13 +152,11 @@ static void acl_unknown_ids(trial *t)
     reply *r = deregister(t, t->name);
     STATUS(r, PER(t, 500, 404));
     BODY(r, "%s", PER(t, text(t, "Unknown service {\"%s\" {}}", t->name),
-                      text(t, "Unknown service ID \"%s\". Ensure that the service ID is passed, not "
-                              "the service name.", t->name)));
+                      no_such_service(t, t->name)));
     r = put(t, NULL, "/v1/agent/check/pass/%s", t->name);
     STATUS(r, PER(t, 500, 404));
     BODY(r, "%s", PER(t, text(t, "Unknown check \"%s\"", t->name),
-                      text(t, "Unknown check ID \"%s\". Ensure that the check ID is passed, not the "
-                              "check name.", t->name)));
+                      no_such_check(t, t->name)));
     r = ask_as_nobody(t, "PUT", text(t, "/v1/agent/service/deregister/%s", t->name));
     STATUS(r, PER(t, 500, 404));
 }

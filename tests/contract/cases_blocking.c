@@ -21,7 +21,8 @@ static void took_the_wait(reply *r)
 /* A query on the service that blocks on `index`. */
 static reply *block_on(trial *t, uint64_t index, const char *more)
 {
-    return begin(t, "/v1/health/service/%s?index=%llu&%s", t->name, (unsigned long long)index, more);
+    return begin(t, "/v1/health/service/%s?index=%llu&%s", t->name, (unsigned long long)index,
+                 more);
 }
 
 static reply *read_at(trial *t, uint64_t index, const char *more)
@@ -114,8 +115,8 @@ static void index_too_large_is_blind(trial *t)
 
 static void index_refused(trial *t)
 {
-    static const char *const bad[] = { "garbage", "-1", "18446744073709551616", "1.5", "0x10", "%2B5",
-                                       "1%20" };
+    static const char *const bad[] = { "garbage", "-1", "18446744073709551616", "1.5", "0x10",
+                                       "%2B5", "1%20" };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         reply *r = get(t, "/v1/health/service/%s?index=%s&wait=1s", t->name, bad[i]);
         STATUS(r, 400);
@@ -304,7 +305,8 @@ static void wakes_filtered_readers(trial *t)
     enroll(t, "{'Name':'%s','ID':'%s-2','Port':2,'Tags':['a']}", t->name, t->name);
     settled(t);
     uint64_t index = index_of(health_of(t, 2));
-    reply *passing = block_on(t, index, LONG "&passing"), *tagged = block_on(t, index, LONG "&tag=A");
+    reply *passing = block_on(t, index, LONG "&passing");
+    reply *tagged = block_on(t, index, LONG "&tag=A");
     EXPECT(t, is_blocked(passing, 50) && is_blocked(tagged, 0));
     STATUS(beat(t, "fail"), 200);
     woken(passing, index);

@@ -57,8 +57,7 @@ static void check_unknown(trial *t)
                        t->name);
         STATUS(r, PER(t, 500, 404));
         if (t->is_new) {
-            BODY(r, "Unknown check ID \"%s\". Ensure that the check ID is passed, not the check "
-                    "name.", t->name);
+            BODY(r, "%s", no_such_check(t, t->name));
         } else {
             BODY(r, "CheckID \"%s\" does not have associated TTL", t->name);
         }
@@ -167,8 +166,7 @@ static void maintenance_refused(trial *t)
     r = put(t, NULL, "/v1/agent/service/maintenance/%s?enable=true", t->name);
     STATUS(r, 404);
     if (t->is_new) {
-        BODY(r, "Unknown service ID \"%s\". Ensure that the service ID is passed, not the service "
-                "name.", t->name);
+        BODY(r, "%s", no_such_service(t, t->name));
     } else {
         BODY(r, "No service registered with ID \"%s\"", t->name);
     }

@@ -152,10 +152,11 @@ static size_t num_with(trial *t, const char *query)
 
 static void health_passing(trial *t)
 {
-    enroll(t, "{'Name':'%s','ID':'%s-1','Check':{'TTL':'60s','Status':'passing'}}", t->name, t->name);
-    enroll(t, "{'Name':'%s','ID':'%s-2','Check':{'TTL':'60s','Status':'warning'}}", t->name, t->name);
-    enroll(t, "{'Name':'%s','ID':'%s-3','Check':{'TTL':'60s','Status':'critical'}}", t->name,
-           t->name);
+    static const char *const states[] = { "passing", "warning", "critical" };
+    for (int i = 0; i < 3; i++) {
+        enroll(t, "{'Name':'%s','ID':'%s-%d','Check':{'TTL':'60s','Status':'%s'}}", t->name,
+               t->name, i + 1, states[i]);
+    }
     enroll(t, "{'Name':'%s','ID':'%s-4'}", t->name, t->name);
     health_of(t, 4);
     static const char *const filters[] = { "passing", "passing=", "passing=1", "passing=true",
@@ -229,7 +230,8 @@ static void health_enterprise_parameters(trial *t)
     r = get(t, "/v1/health/service/%s?partition=x", t->name);
     STATUS(r, PER(t, 200, 400));
     if (t->is_new) {
-        BODY(r, "Invalid query parameter: \"partition\" - Partitions are a Consul Enterprise feature");
+        BODY(r, "Invalid query parameter: \"partition\" - Partitions are a Consul Enterprise "
+                "feature");
     }
     r = get(t, "/v1/health/service/%s?peer=foo", t->name);
     STATUS(r, 200);

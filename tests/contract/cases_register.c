@@ -281,7 +281,8 @@ static void register_address_means_any(trial *t)
 static void register_tagged_address_family(trial *t)
 {
     static const char *const families[][3] = {
-        { "lan_ipv4", "::1", "ipv4" }, { "wan_ipv4", "x", "ipv4" }, { "lan_ipv6", "10.0.0.1", "ipv6" }
+        { "lan_ipv4", "::1", "ipv4" }, { "wan_ipv4", "x", "ipv4" },
+        { "lan_ipv6", "10.0.0.1", "ipv6" }
     };
     for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
         refused_with(t, 500, text(t, "{'Name':'x','TaggedAddresses':{'%s':{'Address':'%s'}}}",
@@ -296,12 +297,14 @@ static void register_tagged_address_family(trial *t)
 static void register_meta_limits(trial *t)
 {
     char body[4096], long_text[600];
-    refused(t, "{'Name':'x','Meta':{'bad key':'v'}}", "Invalid Service Meta: Couldn't load metadata "
-            "pair ('bad key', 'v'): Key contains invalid characters");
-    refused(t, "{'Name':'x','Meta':{'':'v'}}", "Invalid Service Meta: Couldn't load metadata "
-            "pair ('', 'v'): Key cannot be blank");
-    refused(t, "{'Name':'x','Meta':{'consul-k':'v'}}", "Invalid Service Meta: Couldn't load metadata "
-            "pair ('consul-k', 'v'): Key prefix 'consul-' is reserved for internal use");
+    refused(t, "{'Name':'x','Meta':{'bad key':'v'}}",
+            "Invalid Service Meta: Couldn't load metadata pair ('bad key', 'v'): "
+            "Key contains invalid characters");
+    refused(t, "{'Name':'x','Meta':{'':'v'}}",
+            "Invalid Service Meta: Couldn't load metadata pair ('', 'v'): Key cannot be blank");
+    refused(t, "{'Name':'x','Meta':{'consul-k':'v'}}",
+            "Invalid Service Meta: Couldn't load metadata pair ('consul-k', 'v'): "
+            "Key prefix 'consul-' is reserved for internal use");
 
     memset(long_text, 'x', sizeof long_text);
     snprintf(body, sizeof body, "{'Name':'x','Meta':{'k':'%.513s'}}", long_text);
@@ -340,7 +343,8 @@ static void register_enterprise_parameters(trial *t)
     if (t->is_new) {
         r = put(t, "{'Name':'x'}", REGISTER "?partition=p");
         STATUS(r, 400);
-        BODY(r, "Invalid query parameter: \"partition\" - Partitions are a Consul Enterprise feature");
+        BODY(r, "Invalid query parameter: \"partition\" - Partitions are a Consul Enterprise "
+                "feature");
     }
 }
 
@@ -363,8 +367,8 @@ static void register_check_contradicts(trial *t)
             "Invalid check: Interval and TTL cannot both be specified");
     refused(t, "{'Name':'x','Check':{'HTTP':'http://127.0.0.1:1/'}}",
             PER(t, "Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks",
-                "Invalid check: Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService"
-                " checks"));
+                "Invalid check: Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or "
+                "OSService checks"));
     refused(t, "{'Name':'x','Check':{'Interval':'10s'}}",
             "Invalid check: TTL must be > 0 for TTL checks");
     refused(t, "{'Name':'x','Check':{'TTL':'-1s'}}",
@@ -447,8 +451,8 @@ static void register_check_kinds(trial *t)
             not_decoded(t, body);
             continue;
         }
-        enroll(t, "{'Name':'%s','ID':'%s-%zu','Check':{'Status':'passing',%s}}", t->name, t->name, i,
-               kinds[i].json);
+        enroll(t, "{'Name':'%s','ID':'%s-%zu','Check':{'Status':'passing',%s}}", t->name,
+               t->name, i, kinds[i].json);
     }
     reply *r = health_of(t, t->is_new ? 7 : 5);
     for (size_t i = 0; i < (t->is_new ? 7 : 5); i++) {
@@ -552,16 +556,14 @@ static void deregister_unknown(trial *t)
         return;
     }
     STATUS(r, 404);
-    BODY(r, "Unknown service ID \"%s\". Ensure that the service ID is passed, not the service name.",
-         t->name);
+    BODY(r, "%s", no_such_service(t, t->name));
 }
 
 static void deregister_no_id(trial *t)
 {
     reply *r = deregister(t, "");
     STATUS(r, PER(t, 500, 404));
-    BODY(r, "%s", PER(t, "ServiceID missing", "Unknown service ID \"\". Ensure that the service ID "
-                      "is passed, not the service name."));
+    BODY(r, "%s", PER(t, "ServiceID missing", no_such_service(t, "")));
     r = ask(t, "PUT", "", "/v1/agent/service/deregister");
     STATUS(r, PER(t, 301, 307));
     FIELD(r, "Location", "/v1/agent/service/deregister/");

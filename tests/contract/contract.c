@@ -5,8 +5,8 @@
 
    One row a case, one column an agent: ok, FAIL, or - where there is no such agent. acl-NAME is the
    same kind of agent with access control on: default deny, and the management token is
-   SDC_CONSUL_TOKEN. ctl-NAME is a shell command that takes "restart" or "term" behind it; without one
-   the cases that need it are left out. Embedded agents that get no URL run inside this program.
+   SDC_CONSUL_TOKEN. ctl-NAME is a shell command that takes "restart" or "term" behind it; without
+   one the cases that need it are left out. Embedded agents that get no URL run in this program.
 
        -q      prints only the rows that fail
        --only  only the cases whose name contains PART
@@ -20,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { NUM_COLUMNS = 4, NUM_WORKERS = 8, MAX_CASES = 256 };
+enum { NUM_COLUMNS = 4, NUM_WORKERS = 16, MAX_CASES = 256 };
 
 static const char default_token[] = "11111111-2222-3333-4444-555555555555";
 

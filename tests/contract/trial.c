@@ -14,9 +14,9 @@ static void pause_ms(int ms)
     nanosleep(&t, NULL);
 }
 
-static void out_of_memory(void)
+static void give_up(const char *why)
 {
-    fputs("contract: out of memory\n", stderr);
+    fprintf(stderr, "contract: %s\n", why);
     abort();
 }
 
@@ -116,7 +116,7 @@ static reply *new_reply(trial *t)
 {
     reply *r = (reply *)calloc(1, sizeof *r);
     if (r == NULL) {
-        out_of_memory();
+        give_up("out of memory");
     }
     r->of = t;
     r->w.fd = -1;
@@ -162,14 +162,15 @@ reply *ask_raw(trial *t, const char *bytes)
 static reply *send_request(trial *t, const char *method, const char *fields, const char *body,
                            const char *format, va_list args)
 {
-    static const char head[] = "%s %s HTTP/1.1\r\nHost: agent\r\n%s%s%s%sContent-Length: %zu\r\n\r\n";
+    static const char head[] = "%s %s HTTP/1.1\r\nHost: agent\r\n%s%s%s%s"
+                               "Content-Length: %zu\r\n\r\n";
     char target[TARGET_MAX], asked[256];
     vsnprintf(target, sizeof target, format, args);
     size_t body_len = body != NULL ? strlen(body) : 0;
     size_t max = sizeof head + strlen(method) + strlen(target) + strlen(fields) + body_len + 256;
     char *bytes = (char *)malloc(max);
     if (bytes == NULL) {
-        out_of_memory();
+        give_up("out of memory");
     }
     bool has_token = t->token != NULL;
     size_t head_len = (size_t)snprintf(bytes, max, head, method, target,
@@ -254,7 +255,7 @@ static void remember(trial *t, const char *body)
     char *json = strdup(body);
     char id[256];
     if (json == NULL || t->num_registered == sizeof t->registered / sizeof t->registered[0]) {
-        out_of_memory();
+        give_up("a case registers too many services");
     }
     for (char *c = json; *c != '\0'; c++) {
         *c = *c == '\'' ? '"' : *c;
@@ -333,10 +334,22 @@ const char *text(trial *t, const char *format, ...)
     va_end(args);
     char *own = strdup(buf);
     if (own == NULL || t->num_texts == sizeof t->texts / sizeof t->texts[0]) {
-        out_of_memory();
+        give_up("a case makes too many texts");
     }
     t->texts[t->num_texts++] = own;
     return own;
+}
+
+const char *no_such_service(trial *t, const char *id)
+{
+    return text(t, "Unknown service ID \"%s\". Ensure that the service ID is passed, not the "
+                   "service name.", id);
+}
+
+const char *no_such_check(trial *t, const char *id)
+{
+    return text(t, "Unknown check ID \"%s\". Ensure that the check ID is passed, not the "
+                   "check name.", id);
 }
 
 uint64_t index_of(reply *r)

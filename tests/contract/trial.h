@@ -109,6 +109,10 @@ uint64_t index_of(reply *r);
 /* Formatted text that lives as long as the trial. */
 const char *text(trial *t, const char *format, ...) TRIAL_PRINTF(2, 3);
 
+/* The words of 1.22 for an id that it does not know. */
+const char *no_such_service(trial *t, const char *id);
+const char *no_such_check(trial *t, const char *id);
+
 /* A blocking query: `begin` sends it, `is_blocked` says that nothing came back within so many ms,
    `finish` takes the answer (8 s at most). */
 reply *begin(trial *t, const char *format, ...) TRIAL_PRINTF(2, 3);

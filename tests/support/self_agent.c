@@ -1,7 +1,6 @@
 /* The embedded agent on the simulated world, with the real library: a service is registered and
    found, falls ill, the agent restarts, and all goes in virtual time. Shows too how the pieces
    of tests/support are used together. */
-#define SDCONSUL_IMPLEMENTATION
 #include "../../sdconsul.h"
 
 #include "test.h"
