@@ -124,7 +124,7 @@ static void write_connect(json_out *w, const char *key, const service_def *def)
 static void write_meta(json_out *w, const service_def *def, bool may_be_null)
 {
     out_key(w, "Meta");
-    if (may_be_null && !def->has_meta) {
+    if (may_be_null && (!def->has_meta || (w->is_stream && def->meta.n == 0))) {
         out_null(w);
     } else {
         out_pairs(w, &def->meta);
@@ -383,6 +383,14 @@ static const char *param_or_empty(const request *r, const char *key)
     return value == NULL ? "" : value;
 }
 
+/* Refused by the parser of parameters, which writes past Consul's own headers. */
+static bool refuse_param(answer *ans, const char *text)
+{
+    answer_error(ans, 400, "%s", text);
+    ans->is_sniffed = true;
+    return false;
+}
+
 static bool parse_consistency(const request *r, query *q, answer *ans)
 {
     const char *max_stale = param_or_empty(r, "max_stale");
@@ -394,16 +402,17 @@ static bool parse_consistency(const request *r, query *q, answer *ans)
     if (!text_is(max_stale, "") && !duration_parse(max_stale, &ns)) {
         buf text = { NULL, 0, 0 };
 
+        buf_str(&text, "Invalid max_stale value ");
         quote_go(&text, max_stale);
-        answer_error(ans, 400, "Invalid max_stale value %s", buf_text(&text));
+        refuse_param(ans, buf_text(&text));
         buf_free(&text);
         return false;
     }
     q->is_stale = q->is_stale || ns > 0;
     if (q->is_consistent && (q->is_stale || q->is_cached)) {
-        answer_error(ans, 400, "Cannot specify ?%s with ?consistent, conflicting semantics.",
-                     q->is_stale ? "stale" : "cached");
-        return false;
+        return refuse_param(ans, q->is_stale
+            ? "Cannot specify ?stale with ?consistent, conflicting semantics."
+            : "Cannot specify ?cached with ?consistent, conflicting semantics.");
     }
     return true;
 }
@@ -421,8 +430,7 @@ static bool check_cache_control(const request *r, answer *ans)
             size_t len = strspn(digits, "0123456789");
 
             if (len == 0 || (digits[len] != '\0' && strchr(", ", digits[len]) == NULL)) {
-                answer_error(ans, 400, "Invalid Cache-Control header.");
-                return false;
+                return refuse_param(ans, "Invalid Cache-Control header.");
             }
         }
     }
@@ -435,15 +443,13 @@ static bool parse_wait(const request *r, query *q, answer *ans)
     const char *index = param_or_empty(r, "index");
 
     if (!text_is(wait, "") && !duration_parse(wait, &q->wait_ns)) {
-        answer_error(ans, 400, "Invalid wait time");
-        return false;
+        return refuse_param(ans, "Invalid wait time");
     }
     if (!text_is(index, "")) {
         errno = 0;
         q->index = strtoull(index, NULL, 10);
         if (strspn(index, "0123456789") != strlen(index) || errno == ERANGE) {
-            answer_error(ans, 400, "Invalid index");
-            return false;
+            return refuse_param(ans, "Invalid index");
         }
     }
     return true;

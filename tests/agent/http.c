@@ -104,7 +104,7 @@ static void complete_headers(const agent *a, answer *ans)
     if (agent_is_new(a)) {
         pairs_set(&ans->headers, "X-Consul-Default-Acl-Policy", acl_is_on(a) ? "deny" : "allow");
     }
-    if (pairs_get(&ans->headers, "Content-Type") != NULL) {
+    if (pairs_get(&ans->headers, "Content-Type") != NULL || ans->is_sniffed) {
         return;
     }
     if (!agent_is_new(a)) {
@@ -132,7 +132,7 @@ void http_send(agent_conn *conn, answer *ans)
     buf_str(out, "Date: ");
     write_date(out, a->now_ms);
     buf_str(out, "\r\n");
-    if (!is_chunked) {
+    if (!is_chunked && !(is_head && ans->body.len == 0)) {
         buf_fmt(out, "Content-Length: %zu\r\n", ans->body.len);
     }
     if (ans->is_sniffed) {

@@ -58,6 +58,7 @@ typedef struct json_out {
     int  depth;
     bool is_pretty, is_go_old;      /* before Go 1.22 \b and \f have no short form */
     bool is_first, after_key;
+    bool is_stream;                 /* empty maps came as none through the stream */
 } json_out;
 
 void out_open(json_out *w, char bracket);           /* '{' or '[' */
@@ -186,7 +187,7 @@ typedef struct answer {
     int     status;
     pairs   headers;
     buf     body;
-    bool    is_sniffed;             /* Content-Type comes from the body, behind the length */
+    bool    is_sniffed;             /* Content-Type is Go's guess from the body, behind the length */
     bool    is_bare;                /* from Go's own multiplexer: no Vary, no policy */
 } answer;
 

@@ -118,6 +118,12 @@ static const char *string_fault(const char **at, const char *end)
             if (strchr("\"\\/bfnrtu", *p) == NULL) {
                 return "in string escape code";
             }
+            for (size_t i = 0; *at == p && *p == 'u' && i < 4 && p + 1 + i < end; i++) {
+                if (strchr("0123456789abcdefABCDEF", p[1 + i]) == NULL) {
+                    *at = p + 1 + i;
+                    return "in \\u hexadecimal character escape";
+                }
+            }
         }
     }
     *at = p < end ? p + 1 : end;
@@ -138,6 +144,45 @@ static const char *literal_fault(const char **at, const char *end, const char *w
     return NULL;
 }
 
+static bool is_digit(const char *p, const char *end)
+{
+    return p < end && *p >= '0' && *p <= '9';
+}
+
+/* Digits from here on, at least one; `fault` if there is something else. */
+static const char *digits_fault(const char **at, const char *end, const char *fault)
+{
+    if (*at < end && !is_digit(*at, end)) {
+        return fault;
+    }
+    while (is_digit(*at, end)) {
+        (*at)++;
+    }
+    return NULL;
+}
+
+static const char *number_fault(const char **at, const char *end)
+{
+    const char *fault = NULL;
+
+    *at += **at == '-';
+    if (*at < end && **at == '0') {
+        (*at)++;
+    } else {
+        fault = digits_fault(at, end, "in numeric literal");
+    }
+    if (fault == NULL && *at < end && **at == '.') {
+        (*at)++;
+        fault = digits_fault(at, end, "after decimal point in numeric literal");
+    }
+    if (fault == NULL && *at < end && (**at == 'e' || **at == 'E')) {
+        (*at)++;
+        *at += *at < end && (**at == '+' || **at == '-');
+        fault = digits_fault(at, end, "in exponent of numeric literal");
+    }
+    return fault;
+}
+
 static const char *value_fault(const char **at, const char *end, buf *text)
 {
     switch (**at) {
@@ -155,15 +200,7 @@ static const char *value_fault(const char **at, const char *end, buf *text)
     if (**at != '-' && (**at < '0' || **at > '9')) {
         return "looking for beginning of value";
     }
-    if (**at == '-' && *at + 1 < end && (*at)[1] != '0' && strchr("123456789", (*at)[1]) == NULL) {
-        (*at)++;
-        return "in numeric literal";
-    }
-    *at += 1;
-    while (*at < end && strchr("0123456789.eE+-", **at) != NULL && **at != '\0') {
-        (*at)++;
-    }
-    return NULL;
+    return number_fault(at, end);
 }
 
 /* One step over a byte that is no space; NULL: it is well. */
@@ -201,6 +238,19 @@ static const char *step_fault(const char **at, const char *end, want *w, char *o
     return NULL;
 }
 
+static void quote_byte(buf *out, unsigned char c)
+{
+    if (c == '\'' || c == '\\') {
+        buf_fmt(out, "\\%c", c);
+    } else if (c < 0x20 || c == 0x7f) {
+        buf_fmt(out, c == '\n' ? "\\n" : c == '\t' ? "\\t" : c == '\r' ? "\\r" : "\\x%02x", c);
+    } else if (c >= 0x80) {
+        buf_fmt(out, "%c%c", 0xc0 | c >> 6, 0x80 | (c & 0x3f));     /* the byte as a rune */
+    } else {
+        buf_char(out, (char)c);
+    }
+}
+
 static void explain(const buf *body, buf *error)
 {
     const char *at = buf_text(body);
@@ -217,13 +267,9 @@ static void explain(const buf *body, buf *error)
         }
         const char *fault = step_fault(&at, end, &w, open, &depth, &text);
         if (fault != NULL) {
-            const char *quoted = *at == '\'' ? "\\'" : NULL;
-
-            if (quoted != NULL) {
-                buf_fmt(error, "invalid character '%s' %s", quoted, fault);
-            } else {
-                buf_fmt(error, "invalid character '%c' %s", *at, fault);
-            }
+            buf_str(error, "invalid character '");
+            quote_byte(error, (unsigned char)*at);
+            buf_fmt(error, "' %s", fault);
             break;
         }
         if (w == WANT_COMMA && depth == 0) {

@@ -159,7 +159,7 @@ static bool write_list(agent *a, json_out *w, const query *q, unsigned rights)
 
 static uint64_t list_index(const agent *a, const query *q)
 {
-    if (!text_is(q->peer, "")) {
+    if (!text_is(q->peer, "") && q->kind != QUERY_CHECKS) {
         return 1;
     }
     if (q->kind == QUERY_NAMES) {
@@ -255,6 +255,7 @@ static void finish_view(agent_conn *conn, bool is_hit)
 
     answer_init(&ans, 200);
     json_out w = answer_json(a, &ans, q->is_pretty);
+    w.is_stream = true;
     if (v->is_frozen) {
         buf_add(&ans.body, buf_text(&v->frozen), v->frozen.len);
     } else if (v->index == 0) {
@@ -407,6 +408,7 @@ void query_freeze_token(agent *a, const char *secret)
         answer list;
         answer_init(&list, 200);
         json_out w = answer_json(a, &list, false);
+        w.is_stream = true;
         acl_rights(a, v->token, &rights);
         out_open(&w, '[');
         for (size_t i = 0; i < a->num_services && (rights & need) == need; i++) {
