@@ -479,7 +479,7 @@ static void hash_waits_and_wakes(trial *t)
 {
     settled(t);
     reply *r = get(t, "/v1/agent/service/%s", t->name);
-    const char *hash = text(t, "%s", value_at(r->json, "ContentHash")->text);
+    const char *hash = text(t, "%s", value_text(value_at(r->json, "ContentHash")));
     r = get(t, "/v1/agent/service/%s?hash=%s&" WAIT, t->name, hash);
     STATUS(r, 200);
     took_the_wait(r);

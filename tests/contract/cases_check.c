@@ -110,8 +110,8 @@ static void check_output_is_cut(trial *t)
     STATUS(update(t, body), 200);
     reply *r = health_when(t, "0/Checks/1/Status", "passing");
     const value *output = value_at(r->json, "0/Checks/1/Output");
-    EXPECT(t, output->kind == VALUE_STRING && strlen(output->text) < 4400);
-    EXPECT(t, output->kind == VALUE_STRING && strspn(output->text, "x") == 4096);
+    EXPECT(t, output->kind == VALUE_STRING && strlen(value_text(output)) < 4400);
+    EXPECT(t, output->kind == VALUE_STRING && strspn(value_text(output), "x") == 4096);
 }
 
 static void check_ttl_expires(trial *t)
@@ -185,7 +185,7 @@ static void maintenance_on_and_off(trial *t)
     STATUS(r, 200);
     BODY(r, "%s", "");
     r = health_when(t, "0/Checks", "[2]");
-    bool is_first = strcmp(value_at(r->json, "0/Checks/0/CheckID")->text, id) == 0;
+    bool is_first = strcmp(value_text(value_at(r->json, "0/Checks/0/CheckID")), id) == 0;
     AT(r, is_first ? "0/Checks/0/CheckID" : "0/Checks/1/CheckID", id);
     AT(r, is_first ? "0/Checks/0/Status" : "0/Checks/1/Status", "critical");
     AT(r, is_first ? "0/Checks/0/Notes" : "0/Checks/1/Notes", "a b");
@@ -203,7 +203,7 @@ static void maintenance_default_reason(trial *t)
     health_of(t, 1);
     put(t, NULL, "/v1/agent/service/maintenance/%s?enable=1", t->name);
     reply *r = health_when(t, "0/Checks", "[2]");
-    bool is_first = strcmp(value_at(r->json, "0/Checks/0/CheckID")->text, "serfHealth") != 0;
+    bool is_first = strcmp(value_text(value_at(r->json, "0/Checks/0/CheckID")), "serfHealth") != 0;
     AT(r, is_first ? "0/Checks/0/Notes" : "0/Checks/1/Notes",
        "Maintenance mode is enabled for this service, but no reason was provided. "
        "This is a default message.");

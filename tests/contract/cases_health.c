@@ -36,7 +36,7 @@ static void health_fields(trial *t)
 /* Exactly these members, in this order. */
 static void members_are(trial *t, const value *object, const char *const *names)
 {
-    const value *m = object->first;
+    const value *m = object->kind == VALUE_OBJECT ? object->first : NULL;
     for (; *names != NULL; names++) {
         EXPECT(t, m != NULL && strcmp(m->name, *names) == 0);
         m = m != NULL ? m->next : NULL;
@@ -85,8 +85,8 @@ static void health_node(trial *t)
     AT(r, "0/Node/TaggedAddresses/lan", "127.0.0.1");
     AT(r, "0/Node/TaggedAddresses/lan_ipv4", "127.0.0.1");
     AT(r, "0/Node/Meta/consul-network-segment", "");
-    AT(r, "0/Node/Meta/consul-version", t->is_new ? value_at(r->json, "0/Node/Meta/consul-version")
-                                                        ->text : "absent");
+    const char *version = value_text(value_at(r->json, "0/Node/Meta/consul-version"));
+    EXPECT(t, strncmp(version, "1.22.", 5) == 0 ? t->is_new : !t->is_new && *version == '\0');
     AT(r, "0/Checks/0/CheckID", "serfHealth");
     AT(r, "0/Checks/0/Name", "Serf Health Status");
     AT(r, "0/Checks/0/Status", "passing");
@@ -347,7 +347,7 @@ static void agent_self(trial *t)
     AT(r, "Config/Server", "true");
     const value *version = value_at(r->json, "Config/Version");
     EXPECT(t, version->kind == VALUE_STRING &&
-                  strncmp(version->text, PER(t, "1.8.", "1.22."), PER(t, 4, 5)) == 0);
+                  strncmp(value_text(version), PER(t, "1.8.", "1.22."), PER(t, 4, 5)) == 0);
 }
 
 static const contract_case table[] = {

@@ -423,7 +423,7 @@ static void register_several_checks(trial *t)
         bool is_there = false;
         const char *id = text(t, "service:%s:%d", t->name, i);
         for (const value *c = checks->first; c != NULL; c = c->next) {
-            is_there = is_there || strcmp(value_at(c, "CheckID")->text, id) == 0;
+            is_there = is_there || strcmp(value_text(value_at(c, "CheckID")), id) == 0;
         }
         EXPECT(t, is_there);
     }

@@ -274,6 +274,11 @@ const value *value_at(const value *v, const char *path)
     return v != NULL ? v : &none;
 }
 
+const char *value_text(const value *v)
+{
+    return v->text != NULL ? v->text : "";
+}
+
 size_t value_count(const value *v)
 {
     size_t n = 0;

@@ -27,6 +27,8 @@ const value *value_at(const value *v, const char *path);
 /* As one line: strings and numbers their text, "null", "true", "[]", "{}", "[3]", "{3}" with the
    number of what they hold, "absent". Arrays of strings are "[a,b]". */
 void   value_show(const value *v, char *out, size_t max);
+/* Of a string or number; "" of anything else. */
+const char *value_text(const value *v);
 size_t value_count(const value *v);
 
 #endif

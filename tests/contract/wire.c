@@ -93,6 +93,9 @@ static bool wire_poll(const wire *w, int ms)
 static ssize_t wire_more(wire *w, uint64_t deadline_ms)
 {
     uint64_t now = wire_now_ms();
+    if (w->fd < 0) {
+        return 0;
+    }
     if (now >= deadline_ms || !wire_poll(w, (int)(deadline_ms - now))) {
         return -1;
     }
@@ -280,6 +283,9 @@ void wire_receive(wire *w, bool to_head, int timeout_ms, wire_answer *out)
     memset(out, 0, sizeof *out);
     if (!wire_take_head(w, deadline, out) || !wire_take_body(w, to_head, deadline, out)) {
         out->status = 0;
+    }
+    if (out->head == NULL) {
+        out->head = (char *)calloc(1, 1);
     }
     if (out->body == NULL) {
         out->body = (char *)calloc(1, 1);

@@ -25,7 +25,8 @@ typedef struct wire {
 typedef struct wire_answer {
     int          status;    /* 0: no answer, see fault                                        */
     char         fault[160];
-    char        *head;      /* status line and fields, each line NUL-terminated, "" at the end */
+    char        *head;      /* status line and fields, each line NUL-terminated, "" at the end;
+                               never NULL behind wire_receive, nor is body                    */
     char        *body;      /* NUL-terminated beyond body_len                                 */
     size_t       body_len;
     wire_framing framing;
