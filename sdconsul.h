@@ -564,12 +564,12 @@ typedef enum sdc_status {
    os_service, args, docker_container_id (with args) and alias_service or
    alias_node says the kind (Consul docs: api-docs/agent/check). */
 typedef struct sdc_check {
-    const char *id;                 /* (service:ID, or service:ID:1, :2 ... where
-                                       there are several; always sent)        */
+    const char *id;                 /* always sent   (service:ID; where there are
+                                       several service:ID:1, service:ID:2)    */
     const char *name, *notes;       /*                       (not sent)       */
     uint32_t    ttl_ms;
     uint32_t    interval_ms;        /* all kinds but TTL and alias (10000)    */
-    uint32_t    timeout_ms;         /*             (not sent: 10000 in Consul) */
+    uint32_t    timeout_ms;         /*            (not sent: 10000 in Consul) */
     uint32_t    deregister_critical_after_ms;   /* SDC_NEVER: not sent
                              (TTL in a registrar: 1 hour; else not sent)      */
     const char *http, *method, *body;
@@ -620,7 +620,7 @@ typedef struct sdc_registration {
     const sdc_check *checks;        size_t num_checks;
     const char *kind, *region, *zone;
     const char *raw_members;        /* further JSON members, "\"Proxy\":{}":
-                                       checked, sent as they are, never logged */
+                                       checked, sent as they are, not logged  */
 } sdc_registration;
 
 typedef enum sdc_source {
@@ -920,9 +920,9 @@ SDC_API sdc_cache *sdc_instancer_cache(sdc_instancer *instancer);
    that error; a callback must not destroy or feed its decoder. _error says
    what is wrong and at which byte, counted from 0 since reset. reset keeps
    the memory. One thread at a time. */
-typedef struct sdc_json    sdc_json;       /* any JSON text (RFC 8259), strict */
-typedef struct sdc_http    sdc_http;       /* one HTTP/1.x response            */
-typedef struct sdc_entries sdc_entries;    /* the body of a health answer      */
+typedef struct sdc_json    sdc_json;        /* any JSON text (RFC 8259) */
+typedef struct sdc_http    sdc_http;        /* one HTTP/1.x response */
+typedef struct sdc_entries sdc_entries;     /* the body of a health answer */
 
 typedef enum sdc_json_kind {
     SDC_JSON_NULL, SDC_JSON_FALSE, SDC_JSON_TRUE, SDC_JSON_NUMBER,
@@ -3216,19 +3216,22 @@ static bool sdci_has_unprintable(const char *text)
 
 /* True if a part of the path, between slashes, is empty, "." or "..": agents redirect those, in
    some versions even when they come percent-encoded. */
-static bool sdci_has_dot_part(const char *text)
+static bool sdci_has_dot_part(sdci_str text)
 {
-    for (;;) {
-        size_t len = strcspn(text, "/");
-        if (len == 0 || (len == 1 && text[0] == '.') ||
-            (len == 2 && text[0] == '.' && text[1] == '.')) {
+    size_t at = 0;
+
+    for (size_t i = 0; i <= text.len; i++) {
+        if (i < text.len && text.ptr[i] != '/') {
+            continue;
+        }
+        size_t len = i - at;
+        if (len == 0 || (len == 1 && text.ptr[at] == '.') ||
+            (len == 2 && text.ptr[at] == '.' && text.ptr[at + 1] == '.')) {
             return true;
         }
-        if (text[len] == '\0') {
-            return false;
-        }
-        text += len + 1;
+        at = i + 1;
     }
+    return false;
 }
 
 /* A name or ID that can stand in a path. `field` is what the caller calls it. */
@@ -3240,7 +3243,7 @@ static sdc_err sdci_check_path_part(const char *field, const char *text, sdc_err
     if (sdci_has_unprintable(text)) {
         return sdci_fail(error, SDC_ERR_ARG, "%s has a character that is not printable", field);
     }
-    if (sdci_has_dot_part(text)) {
+    if (sdci_has_dot_part(sdci_str_of(text))) {
         return sdci_fail(error, SDC_ERR_ARG,
                          "%s has an empty, \".\" or \"..\" part between slashes: \"%.80s\"", field,
                          text);
@@ -3269,44 +3272,74 @@ static bool sdci_starts_with(sdci_str text, const char *start, sdci_str *rest)
     return true;
 }
 
-static sdc_err sdci_bad_address(sdc_error *error, sdci_str address, const char *why)
+/* `field` is what the caller calls it: a member of the desc, or an environment variable. */
+static sdc_err sdci_bad_address(sdc_error *error, const char *field, sdci_str address,
+                                const char *why)
 {
-    return sdci_fail(error, SDC_ERR_ARG, "address \"%.*s\": %s", (int)sdci_min(address.len, 100),
-                     address.ptr, why);
+    return sdci_fail(error, SDC_ERR_ARG, "%s \"%.*s\": %s", field,
+                     (int)sdci_min(address.len, 100), address.ptr, why);
+}
+
+/* True for a numeric IPv6 address, with a scope ("%eth0") or without. */
+static bool sdci_is_ipv6(sdci_str host)
+{
+    char text[64];
+    struct in6_addr ignored;
+    size_t len = 0;
+
+    while (len < host.len && host.ptr[len] != '%') {
+        len++;
+    }
+    if (len >= sizeof text || host.len >= sizeof text) {
+        return false;
+    }
+    memcpy(text, host.ptr, len);
+    text[len] = '\0';
+    return inet_pton(AF_INET6, text, &ignored) == 1;
+}
+
+/* Takes "host" or "[v6]" from the front of *text, which keeps ":port" or nothing. */
+static const char *sdci_parse_host(sdci_str *text, sdci_address *out)
+{
+    const char *end = text->ptr + text->len;
+    const char *colon = text->len > 0 ? (const char *)memchr(text->ptr, ':', text->len) : NULL;
+    const char *after = colon != NULL ? colon : end;
+
+    if (text->len > 0 && text->ptr[0] == '[') {
+        const char *bracket = (const char *)memchr(text->ptr, ']', text->len);
+        if (bracket == NULL) {
+            return "']' is missing";
+        }
+        out->is_ipv6 = true;
+        out->host = sdci_slice(text->ptr + 1, (size_t)(bracket - text->ptr) - 1);
+        after = bracket + 1;
+    } else {
+        out->host = sdci_slice(text->ptr, (size_t)(after - text->ptr));
+        if (colon != NULL && memchr(colon + 1, ':', (size_t)(end - colon) - 1) != NULL) {
+            return "an IPv6 host needs brackets";
+        }
+    }
+    *text = sdci_slice(after, (size_t)(end - after));
+    if (out->host.len == 0) {
+        return "the host is missing";
+    }
+    return out->is_ipv6 && !sdci_is_ipv6(out->host) ? "no IPv6 address between the brackets"
+                                                    : NULL;
 }
 
 /* "host", "host:port", "[v6]" or "[v6]:port". */
 static const char *sdci_parse_authority(sdci_str text, sdci_address *out)
 {
-    const char *colon = text.len > 0 ? (const char *)memchr(text.ptr, ':', text.len) : NULL;
-    sdci_str port = sdci_slice("", 0);
     uint64_t number = 0;
+    const char *why = sdci_parse_host(&text, out);
 
-    if (text.len > 0 && text.ptr[0] == '[') {
-        const char *bracket = (const char *)memchr(text.ptr, ']', text.len);
-        if (bracket == NULL) {
-            return "']' is missing";
-        }
-        out->is_ipv6 = true;
-        out->host = sdci_slice(text.ptr + 1, (size_t)(bracket - text.ptr) - 1);
-        colon = bracket + 1 < text.ptr + text.len ? bracket + 1 : NULL;
-        if (colon != NULL && *colon != ':') {
-            return "only a port may follow ']'";
-        }
-    } else {
-        out->host = colon == NULL ? text : sdci_slice(text.ptr, (size_t)(colon - text.ptr));
+    if (why != NULL || text.len == 0) {
+        return why;
     }
-    if (out->host.len == 0) {
-        return "the host is missing";
+    if (text.ptr[0] != ':') {
+        return "only a port may follow ']'";
     }
-    if (colon == NULL) {
-        return NULL;
-    }
-    port = sdci_slice(colon + 1, (size_t)(text.ptr + text.len - colon) - 1);
-    if (memchr(port.ptr, ':', port.len) != NULL) {
-        return "an IPv6 host needs brackets";
-    }
-    if (!sdci_parse_u64(port, 65535, &number) || number == 0) {
+    if (!sdci_parse_u64(sdci_slice(text.ptr + 1, text.len - 1), 65535, &number) || number == 0) {
         return "the port is not a number from 1 to 65535";
     }
     out->port = (uint16_t)number;
@@ -3331,9 +3364,28 @@ static const char *sdci_address_nonsense(sdci_str text)
     return NULL;
 }
 
+/* The prefix goes into the request line as it is: percent-encoded already, or not in need of it
+   (RFC 3986, 3.3), and without parts that a server would redirect. */
+static const char *sdci_parse_prefix(sdci_str text, sdci_address *out)
+{
+    while (text.len > 0 && text.ptr[text.len - 1] == '/') {
+        text.len--;
+    }
+    out->prefix = text;
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.ptr[i];
+        if (!sdci_is_unreserved(c) && (c == '\0' || strchr("/%!$&'()*+;=:", c) == NULL)) {
+            return "its path has a character that needs percent-encoding";
+        }
+    }
+    return text.len > 0 && sdci_has_dot_part(sdci_slice(text.ptr + 1, text.len - 1))
+               ? "its path has an empty, \".\" or \"..\" part" : NULL;
+}
+
 /* Without a scheme the port is Consul's, with one it is the scheme's, as the official client has
    it. */
-static sdc_err sdci_parse_address(const char *address, sdci_address *out, sdc_error *error)
+static sdc_err sdci_parse_address(const char *field, const char *address, sdci_address *out,
+                                  sdc_error *error)
 {
     sdci_str text = sdci_str_of(address);
     sdci_str rest = text;
@@ -3344,7 +3396,8 @@ static sdc_err sdci_parse_address(const char *address, sdci_address *out, sdc_er
         out->is_unix = true;
         out->path = rest;
         out->host = sdci_str_of("localhost");
-        return rest.len > 0 ? SDC_OK : sdci_bad_address(error, text, "the path is missing");
+        return rest.len > 0 ? SDC_OK
+                            : sdci_bad_address(error, field, text, "the path is missing");
     }
     if (sdci_starts_with(text, "https://", &rest)) {
         out->tls = true;
@@ -3352,22 +3405,16 @@ static sdc_err sdci_parse_address(const char *address, sdci_address *out, sdc_er
     } else if (sdci_starts_with(text, "http://", &rest)) {
         out->port = 80;
     } else if (strstr(address, "://") != NULL) {
-        return sdci_bad_address(error, text, "the scheme is not http, https or unix");
-    }
-    const char *why = sdci_address_nonsense(rest);
-    if (why != NULL) {
-        return sdci_bad_address(error, text, why);
+        return sdci_bad_address(error, field, text, "the scheme is not http, https or unix");
     }
     size_t len = 0;
     while (len < rest.len && rest.ptr[len] != '/') {
         len++;
     }
-    out->prefix = sdci_slice(rest.ptr + len, rest.len - len);
-    while (out->prefix.len > 0 && out->prefix.ptr[out->prefix.len - 1] == '/') {
-        out->prefix.len--;
-    }
-    why = sdci_parse_authority(sdci_slice(rest.ptr, len), out);
-    return why == NULL ? SDC_OK : sdci_bad_address(error, text, why);
+    const char *why = sdci_address_nonsense(rest);
+    why = why != NULL ? why : sdci_parse_authority(sdci_slice(rest.ptr, len), out);
+    why = why != NULL ? why : sdci_parse_prefix(sdci_slice(rest.ptr + len, rest.len - len), out);
+    return why == NULL ? SDC_OK : sdci_bad_address(error, field, text, why);
 }
 
 /* -- Base64, for basic authentication (RFC 7617) -- */
@@ -4602,7 +4649,7 @@ static sdc_err sdci_link_open(sdci_link *link, sdc_error *error)
 {
     sdc_target target;
 
-    target.host = link->agent->host;
+    target.host = link->agent->path[0] != '\0' ? "" : link->agent->host;
     target.ip = link->ips[link->next_ip].text;
     target.path = link->agent->path;
     target.port = link->agent->port;
@@ -5024,15 +5071,30 @@ static sdc_kv sdci_kv(const char *key, const char *value)
 
 /* -- Create and destroy -- */
 
-/* The desc's value, or the environment's where that is asked for, or NULL. */
-static const char *sdci_or_environment(const sdc_client_desc *desc, const char *value,
-                                       const char *variable)
+/* A setting of the desc, or of the environment where the desc leaves it open. */
+typedef struct sdci_setting {
+    const char *name;           /* for messages: the desc's member or the variable */
+    const char *value;          /* NULL: not set */
+} sdci_setting;
+
+static sdci_setting sdci_setting_of(const sdc_client_desc *desc, const char *member,
+                                    const char *value, const char *variable)
 {
-    if (!sdci_is_empty(value)) {
-        return value;
+    sdci_setting setting;
+    bool is_given = !sdci_is_empty(value) || desc->ignore_environment;
+
+    setting.name = is_given ? member : variable;
+    setting.value = is_given ? value : getenv(variable);
+    setting.value = sdci_is_empty(setting.value) ? NULL : setting.value;
+    return setting;
+}
+
+static sdc_err sdci_setting_valid(sdci_setting setting, sdc_error *error)
+{
+    if (setting.value != NULL && sdci_has_control(setting.value)) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s has a control character", setting.name);
     }
-    const char *found = desc->ignore_environment ? NULL : getenv(variable);
-    return sdci_is_empty(found) ? NULL : found;
+    return SDC_OK;
 }
 
 /* Copies a text that may be absent. False: no memory. */
@@ -5061,19 +5123,19 @@ static sdc_err sdci_client_init_token(sdc_client *client, const sdc_client_desc 
                                       sdc_error *error)
 {
     bool is_explicit = !sdci_is_empty(desc->token_file) || !sdci_is_empty(desc->token);
-    const char *file = is_explicit ? desc->token_file
-                                   : sdci_or_environment(desc, NULL, "CONSUL_HTTP_TOKEN_FILE");
-    const char *token = is_explicit ? desc->token
-                                    : sdci_or_environment(desc, NULL, "CONSUL_HTTP_TOKEN");
+    sdci_setting file = { "token_file", sdci_is_empty(desc->token_file) ? NULL : desc->token_file };
+    sdci_setting token = { "token", sdci_is_empty(desc->token) ? NULL : desc->token };
 
-    sdc_err err = sdci_check_token(is_explicit ? "token" : "CONSUL_HTTP_TOKEN", token, error);
+    if (!is_explicit) {
+        file = sdci_setting_of(desc, "token_file", NULL, "CONSUL_HTTP_TOKEN_FILE");
+        token = sdci_setting_of(desc, "token", NULL, "CONSUL_HTTP_TOKEN");
+    }
+    sdc_err err = sdci_check_token(token.name, token.value, error);
     if (err != SDC_OK) {
         return err;
     }
-    file = sdci_is_empty(file) ? NULL : file;
-    token = sdci_is_empty(token) ? NULL : token;
-    if (!sdci_client_keep(client, &client->token_file, file) ||
-        !sdci_client_keep(client, &client->configured_token, token)) {
+    if (!sdci_client_keep(client, &client->token_file, file.value) ||
+        !sdci_client_keep(client, &client->configured_token, token.value)) {
         return sdci_fail_plain(error, SDC_ERR_NOMEM);
     }
     return SDC_OK;
@@ -5082,21 +5144,25 @@ static sdc_err sdci_client_init_token(sdc_client *client, const sdc_client_desc 
 static sdc_err sdci_client_init_auth(sdc_client *client, const sdc_client_desc *desc,
                                      sdc_error *error)
 {
-    const char *auth = sdci_or_environment(desc, desc->basic_auth, "CONSUL_HTTP_AUTH");
+    sdci_setting auth = sdci_setting_of(desc, "basic_auth", desc->basic_auth, "CONSUL_HTTP_AUTH");
+    sdc_err err = sdci_setting_valid(auth, error);
+    sdci_buf pair;
     sdci_buf line;
 
-    if (auth == NULL) {
-        return SDC_OK;
+    if (auth.value == NULL || err != SDC_OK) {
+        return err;
     }
-    if (sdci_has_control(auth)) {
-        return sdci_fail(error, SDC_ERR_ARG, "basic_auth has a control character");
-    }
-    sdci_buf_init(&line, &client->allocator, 65536);
+    sdci_buf_init(&pair, &client->allocator, 65536);
+    sdci_buf_init(&line, &client->allocator, 131072);
+    pair.is_secret = true;
     line.is_secret = true;
+    sdci_put_text(&pair, auth.value);
+    sdci_put_text(&pair, strchr(auth.value, ':') == NULL ? ":" : "");
     sdci_put_text(&line, "Authorization: Basic ");
-    sdci_put_base64(&line, sdci_str_of(auth));
+    sdci_put_base64(&line, sdci_slice(pair.ptr, pair.len));
     sdci_put(&line, "\r\n", 3);
-    sdc_err err = line.err;
+    err = pair.err != SDC_OK ? pair.err : line.err;
+    sdci_buf_deinit(&pair);
     if (err == SDC_OK) {
         client->authorization = sdci_copy(&client->allocator, line.ptr);
         err = client->authorization != NULL ? SDC_OK : SDC_ERR_NOMEM;
@@ -5105,23 +5171,23 @@ static sdc_err sdci_client_init_auth(sdc_client *client, const sdc_client_desc *
     return err == SDC_OK ? SDC_OK : sdci_fail_plain(error, err);
 }
 
-/* CONSUL_HTTP_SSL asks for https where the address names no scheme. What is no boolean is refused:
+/* CONSUL_HTTP_SSL asks for https, whatever scheme the address names. What is no boolean is refused:
    to guess would be to send a token in the clear. */
 static sdc_err sdci_environment_tls(const sdc_client_desc *desc, bool *tls, sdc_error *error)
 {
     static const char *const yes[] = { "1", "t", "T", "TRUE", "true", "True" };
     static const char *const no[] = { "0", "f", "F", "FALSE", "false", "False" };
-    const char *value = sdci_or_environment(desc, NULL, "CONSUL_HTTP_SSL");
+    sdci_setting ssl = sdci_setting_of(desc, "", NULL, "CONSUL_HTTP_SSL");
 
     *tls = false;
-    for (size_t i = 0; value != NULL && i < sizeof yes / sizeof yes[0]; i++) {
-        if (strcmp(value, yes[i]) == 0 || strcmp(value, no[i]) == 0) {
-            *tls = strcmp(value, yes[i]) == 0;
+    for (size_t i = 0; ssl.value != NULL && i < sizeof yes / sizeof yes[0]; i++) {
+        if (strcmp(ssl.value, yes[i]) == 0 || strcmp(ssl.value, no[i]) == 0) {
+            *tls = strcmp(ssl.value, yes[i]) == 0;
             return SDC_OK;
         }
     }
-    return value == NULL ? SDC_OK
-                         : sdci_fail(error, SDC_ERR_ARG, "CONSUL_HTTP_SSL is not a boolean");
+    return ssl.value == NULL ? SDC_OK
+                             : sdci_fail(error, SDC_ERR_ARG, "%s is not a boolean", ssl.name);
 }
 
 static bool sdci_is_numeric_host(const sdci_address *address, const char *host)
@@ -5189,22 +5255,22 @@ static void sdci_agent_deinit(sdci_agent *agent, const sdc_allocator *allocator)
 static sdc_err sdci_client_init_agent(sdc_client *client, const sdc_client_desc *desc,
                                       sdc_error *error)
 {
-    const char *text = sdci_or_environment(desc, desc->address, "CONSUL_HTTP_ADDR");
+    sdci_setting given = sdci_setting_of(desc, "address", desc->address, "CONSUL_HTTP_ADDR");
+    const char *text = given.value != NULL ? given.value : "127.0.0.1:8500";
     sdci_address address;
     bool tls = false;
 
-    text = text != NULL ? text : "127.0.0.1:8500";
-    sdc_err err = sdci_parse_address(text, &address, error);
+    sdc_err err = sdci_parse_address(given.name, text, &address, error);
     if (err == SDC_OK) {
         err = sdci_environment_tls(desc, &tls, error);
     }
     if (err != SDC_OK) {
         return err;
     }
-    address.tls = address.tls || (tls && !address.is_unix && strstr(text, "://") == NULL);
+    address.tls = address.tls || (tls && !address.is_unix);
     if (address.tls && !client->io.can_tls) {
-        return sdci_fail(error, SDC_ERR_ARG, "address \"%.100s\": https needs an io table with "
-                         "can_tls, whose stream_open does the handshake", text);
+        return sdci_fail(error, SDC_ERR_ARG, "%s \"%.100s\": https needs an io table with can_tls, "
+                         "whose stream_open does the handshake", given.name, text);
     }
     err = sdci_agent_init(&client->agent, &client->allocator, &address);
     return err == SDC_OK ? SDC_OK : sdci_fail_plain(error, err);
@@ -5213,13 +5279,21 @@ static sdc_err sdci_client_init_agent(sdc_client *client, const sdc_client_desc 
 static sdc_err sdci_client_init_names(sdc_client *client, const sdc_client_desc *desc,
                                       sdc_error *error)
 {
-    const char *ns = sdci_or_environment(desc, desc->ns, "CONSUL_NAMESPACE");
-    const char *partition = sdci_or_environment(desc, desc->partition, "CONSUL_PARTITION");
+    sdci_setting dc = { "datacenter", desc->datacenter };
+    sdci_setting ns = sdci_setting_of(desc, "ns", desc->ns, "CONSUL_NAMESPACE");
+    sdci_setting partition = sdci_setting_of(desc, "partition", desc->partition,
+                                             "CONSUL_PARTITION");
 
-    if (!sdci_client_keep(client, &client->datacenter,
-                          desc->datacenter != NULL ? desc->datacenter : "") ||
-        !sdci_client_keep(client, &client->ns, ns != NULL ? ns : "") ||
-        !sdci_client_keep(client, &client->partition, partition != NULL ? partition : "")) {
+    sdc_err err = sdci_setting_valid(dc, error);
+    err = err == SDC_OK ? sdci_setting_valid(ns, error) : err;
+    err = err == SDC_OK ? sdci_setting_valid(partition, error) : err;
+    if (err != SDC_OK) {
+        return err;
+    }
+    if (!sdci_client_keep(client, &client->datacenter, dc.value != NULL ? dc.value : "") ||
+        !sdci_client_keep(client, &client->ns, ns.value != NULL ? ns.value : "") ||
+        !sdci_client_keep(client, &client->partition,
+                          partition.value != NULL ? partition.value : "")) {
         return sdci_fail_plain(error, SDC_ERR_NOMEM);
     }
     return SDC_OK;
@@ -5788,10 +5862,13 @@ static sdc_err sdci_client_perform(sdc_client *client, sdci_call *call, sdci_ans
     uint64_t limit_ms = sdci_after(now_ms, timeout_ms);
     char few[SDCI_FEW_BYTES];
     sdci_share share;
+    sdc_error own;
 
     if (call->request.err != SDC_OK) {
         return sdci_fail_plain(error, call->request.err);
     }
+    error = error != NULL ? error : &own;       /* hooks may write to it unasked */
+    sdci_error_clear(error);
     memset(&share, 0, sizeof share);
     char *lent = sdci_client_lend(client);
     share.bytes = lent != NULL ? lent : few;
@@ -8429,7 +8506,7 @@ typedef struct sdci_query {
     size_t num_tags;
     char *name;                 /* for the log, as go-kit writes them */
     char *tag_list;
-    char header[80];            /* Cache-Control, or "" */
+    char header[96];            /* Cache-Control, or "" */
     sdc_status worst_status;
     uint32_t wait_ms;
     bool has_query;
@@ -8570,7 +8647,7 @@ static void sdci_query_put_target(sdci_query *query, sdc_client *client, const s
 /* RFC 9111's directives, as the agent's cache reads them. */
 static void sdci_query_put_header(sdci_query *query, const sdc_query *q)
 {
-    char max_age[32] = "";
+    char max_age[24] = "";
     char stale[40] = "";
 
     if (!q->cached || (q->max_age_s == 0 && q->stale_if_error_s == 0)) {
