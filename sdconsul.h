@@ -564,8 +564,8 @@ typedef enum sdc_status {
    os_service, args, docker_container_id (with args) and alias_service or
    alias_node says the kind (Consul docs: api-docs/agent/check). */
 typedef struct sdc_check {
-    const char *id;                 /* always sent   (service:ID; where there are
-                                       several service:ID:1, service:ID:2)    */
+    const char *id;                 /* always sent   (service:ID, or where there
+                                       are several service:ID:1, :2, ...)     */
     const char *name, *notes;       /*                       (not sent)       */
     uint32_t    ttl_ms;
     uint32_t    interval_ms;        /* all kinds but TTL and alias (10000)    */
@@ -7001,10 +7001,11 @@ static sdc_err sdci_cache_deliver(sdc_cache *cache, size_t i)
             return err;
         }
     }
-    s->seen = event;
-    sdci_diff used = cache->diff;               /* a nested broadcast makes another one */
+    s->seen = sdc_event_retain(event);          /* the callback may unsubscribe */
+    sdci_diff used = cache->diff;               /* and update, which makes another one */
     memset(&cache->diff, 0, sizeof cache->diff);
     s->fn(s->user, event, &used.change);
+    sdc_event_release(event);
     if (cache->diff.room == NULL && used.event == cache->current) {
         cache->diff = used;
     } else {
@@ -7067,6 +7068,19 @@ static sdci_subscriber *sdci_cache_find(const sdc_cache *cache, sdc_event_fn fn,
     return NULL;
 }
 
+void sdc_cache_unsubscribe(sdc_cache *cache, sdc_event_fn fn, void *user)
+{
+    sdci_subscriber *s = fn != NULL ? sdci_cache_find(cache, fn, user) : NULL;
+
+    if (s == NULL) {
+        return;
+    }
+    s->fn = NULL;
+    if (!cache->is_broadcasting) {
+        sdci_cache_compact(cache);
+    }
+}
+
 sdc_err sdc_cache_subscribe(sdc_cache *cache, sdc_event_fn fn, void *user)
 {
     sdci_subscriber s;
@@ -7086,24 +7100,17 @@ sdc_err sdc_cache_subscribe(sdc_cache *cache, sdc_event_fn fn, void *user)
         return SDC_OK;
     }
     (void)sdci_atomic_add(&cache->holds, 1);
-    sdc_err err = sdci_cache_deliver(cache, sdci_cache_num_subscribers(cache) - 1);
-    if (err != SDC_OK) {
-        cache->subscribers.len -= sizeof s;
+    if (cache->is_broadcasting) {
+        (void)sdci_cache_deliver(cache, sdci_cache_num_subscribers(cache) - 1);
+    } else {
+        (void)sdci_cache_broadcast(cache);
     }
-    return sdci_cache_leave(cache, err);
-}
-
-void sdc_cache_unsubscribe(sdc_cache *cache, sdc_event_fn fn, void *user)
-{
-    sdci_subscriber *s = fn != NULL ? sdci_cache_find(cache, fn, user) : NULL;
-
-    if (s == NULL) {
-        return;
+    const sdci_subscriber *now = sdci_cache_find(cache, fn, user);
+    bool was_called = now == NULL || now->seen != NULL || sdci_cache_is_mute(cache);
+    if (!was_called) {
+        sdc_cache_unsubscribe(cache, fn, user);
     }
-    s->fn = NULL;
-    if (!cache->is_broadcasting) {
-        sdci_cache_compact(cache);
-    }
+    return sdci_cache_leave(cache, was_called ? SDC_OK : SDC_ERR_NOMEM);
 }
 
 /* -- Updates -- */
