@@ -15,7 +15,7 @@ enum {
     OUTPUT_MAX = 4096
 };
 
-/* ---- definitions ---------------------------------------------------------------------------- */
+/* ---- definitions ------------------------------------------------------------------------- */
 service_def *service_def_hold(service_def *def)
 {
     def->holds++;
@@ -157,7 +157,7 @@ const address *addresses_get(const addresses *list, const char *key)
     return NULL;
 }
 
-/* ---- finding, sorted by id -------------------------------------------------------------------- */
+/* ---- finding, sorted by id --------------------------------------------------------------- */
 static size_t service_place(const agent *a, const char *id)
 {
     size_t i = 0;
@@ -299,7 +299,7 @@ static void drop_dead_entries(agent *a)
     a->num_checks = n;
 }
 
-/* ---- the catalog ---------------------------------------------------------------------------------
+/* ---- the catalog ----------------------------------------------------------------------------
    One index per service, gone with its last instance; then the index of the last extinction of any
    service stands for it, and before the first extinction the newest of the catalog. */
 static service_index *index_of(const agent *a, const char *name)
@@ -488,7 +488,7 @@ void agent_sync(agent *a)
     query_wake(a);
 }
 
-/* ---- local state -------------------------------------------------------------------------------- */
+/* ---- local state ------------------------------------------------------------------------- */
 static uint64_t ms_of(int64_t ns)
 {
     return ns <= 0 ? 0 : ((uint64_t)ns + 999999) / 1000000;
@@ -671,7 +671,7 @@ void agent_set_maintenance(agent *a, service *s, bool on, const char *reason)
     agent_sync(a);
 }
 
-/* ---- the server's own part of the catalog --------------------------------------------------------- */
+/* ---- the server's own part of the catalog ------------------------------------------------ */
 static void make_consul_service(agent *a)
 {
     service *s = service_add(a, "consul");
@@ -748,7 +748,7 @@ bool agent_is_new(const agent *a)
     return a->profile == AGENT_1_22;
 }
 
-/* ---- public: life and time --------------------------------------------------------------------------- */
+/* ---- public: life and time --------------------------------------------------------------- */
 static uint64_t index_or_default(const agent *a, uint64_t index)
 {
     return index != 0 ? index : agent_is_new(a) ? 15 : 7;
@@ -921,7 +921,7 @@ void agent_advance(agent *a, uint64_t now_ms)
     agent_see_time(a, now_ms);
 }
 
-/* ---- public: faults and mutators ------------------------------------------------------------------------ */
+/* ---- public: faults and mutators --------------------------------------------------------- */
 void agent_restart(agent *a, uint64_t first_index, bool keep_services, uint64_t now_ms)
 {
     agent_see_time(a, now_ms);
@@ -1005,7 +1005,7 @@ void agent_set_node_health(agent *a, const char *status, const char *output, uin
     query_wake(a);
 }
 
-/* ---- public: looking ---------------------------------------------------------------------------------------- */
+/* ---- public: looking --------------------------------------------------------------------- */
 void agent_get_stats(const agent *a, agent_stats *out)
 {
     *out = a->stats;

@@ -48,11 +48,11 @@ void   agent_conn_ack(agent_conn *conn, size_t n);
 bool   agent_conn_wants_close(const agent_conn *conn);      /* once its bytes are sent */
 void   agent_conn_close(agent_conn *conn);          /* the client is gone: frees */
 
-/* ---- time: TTLs, ends of waits, deregistration of critical services ------------------------ */
+/* ---- time: TTLs, ends of waits, deregistration of critical services ---------------------- */
 void     agent_advance(agent *a, uint64_t now_ms);
 uint64_t agent_next_ms(const agent *a);             /* the next timer; UINT64_MAX: none */
 
-/* ---- faults -------------------------------------------------------------------------------- */
+/* ---- faults ------------------------------------------------------------------------------ */
 /* As kill and start: every connection wants close with nothing sent, views are gone, the catalog
    begins at first_index (0: as at first). keep_services: as with a data-dir, they come back. */
 void agent_restart(agent *a, uint64_t first_index, bool keep_services, uint64_t now_ms);
@@ -73,7 +73,7 @@ void agent_set_token(agent *a, const char *secret, uint64_t now_ms);
 void agent_add_token(agent *a, const char *secret, unsigned rights, uint64_t now_ms);
 void agent_revoke_token(agent *a, const char *secret, uint64_t now_ms);
 
-/* ---- acting from outside the HTTP interface ------------------------------------------------- */
+/* ---- acting from outside the HTTP interface ---------------------------------------------- */
 /* The result of a check, also of one that is not TTL. False: no such check. */
 bool agent_set_check(agent *a, const char *check_id, const char *status, const char *output,
                      uint64_t now_ms);
@@ -82,7 +82,7 @@ bool agent_kill_service(agent *a, const char *id, uint64_t now_ms);
 /* The node's own health, which counts for each of its services. */
 void agent_set_node_health(agent *a, const char *status, const char *output, uint64_t now_ms);
 
-/* ---- looking at it ---------------------------------------------------------------------------- */
+/* ---- looking at it ----------------------------------------------------------------------- */
 typedef struct agent_stats {
     uint64_t requests;              /* whole requests received                         */
     uint64_t answers;

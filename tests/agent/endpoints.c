@@ -7,7 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* ---- writing what is known ---------------------------------------------------------------------- */
+/* ---- writing what is known --------------------------------------------------------------- */
 static void write_node_addresses(agent *a, json_out *w)
 {
     const char *family = strchr(a->address, ':') == NULL ? "ipv4" : "ipv6";
@@ -326,7 +326,7 @@ static void write_agent_service(agent *a, json_out *w, const service_def *def, c
     out_close(w, '}');
 }
 
-/* ---- parameters ------------------------------------------------------------------------------------ */
+/* ---- parameters -------------------------------------------------------------------------- */
 static const char *request_token(const request *r)
 {
     const char *token = request_param(r, "token");
@@ -517,7 +517,7 @@ static bool parse_query(agent *a, const request *r, query *q, answer *ans)
         && check_cache_control(r, ans) && parse_wait(r, q, ans);
 }
 
-/* ---- handlers ----------------------------------------------------------------------------------------- */
+/* ---- handlers ---------------------------------------------------------------------------- */
 /* Of a request whose path goes on with `rest` behind the endpoint's own. True: the answer is ready;
    false: it was sent, or comes later. */
 typedef bool (*handler)(agent_conn *conn, const char *rest, answer *ans);
@@ -945,7 +945,7 @@ static bool put_check_fail(agent_conn *conn, const char *rest, answer *ans)
     return true;
 }
 
-/* ---- routing --------------------------------------------------------------------------------------------- */
+/* ---- routing ----------------------------------------------------------------------------- */
 typedef struct endpoint { const char *method, *path; handler handle; } endpoint;
 
 /* A path that ends in a slash stands for all below it; the longest one wins. */

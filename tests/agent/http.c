@@ -15,7 +15,7 @@ enum {
     IDLE_TIMEOUT_MS = 120000
 };
 
-/* ---- answers ---------------------------------------------------------------------------------- */
+/* ---- answers ----------------------------------------------------------------------------- */
 void answer_init(answer *ans, int status)
 {
     memset(ans, 0, sizeof *ans);
@@ -175,7 +175,7 @@ static void refuse(agent_conn *conn, int status, const char *detail)
     request_free(&conn->request);
 }
 
-/* ---- requests ----------------------------------------------------------------------------------- */
+/* ---- requests ---------------------------------------------------------------------------- */
 static void params_free(param *list, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -470,7 +470,7 @@ static bool parse_head(agent_conn *conn, size_t head_len)
     return check_host(conn);
 }
 
-/* ---- bodies ---------------------------------------------------------------------------------------- */
+/* ---- bodies ------------------------------------------------------------------------------ */
 typedef enum body_state { BODY_MORE, BODY_WHOLE, BODY_BAD, BODY_FOREIGN } body_state;
 
 static body_state read_chunks(const char *text, size_t len, buf *out, size_t *used)
@@ -537,7 +537,7 @@ static body_state read_body(request *r, const char *text, size_t len, size_t *us
     return BODY_WHOLE;
 }
 
-/* ---- the connection --------------------------------------------------------------------------------- */
+/* ---- the connection ---------------------------------------------------------------------- */
 /* The length of the head with its empty line; 0: not whole yet. */
 static size_t find_head(agent_conn *conn)
 {
@@ -572,6 +572,7 @@ static void dispatch(agent_conn *conn)
 {
     agent *a = conn->agent;
 
+    conn->state = CONN_HANDLING;
     remember(a, &conn->request);
     if (a->hang_next > 0) {
         a->hang_next--;

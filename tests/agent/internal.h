@@ -12,7 +12,7 @@
 
 #define NEVER UINT64_MAX
 
-/* ---- text.c: memory that cannot fail (the program ends), strings, bytes ---------------------- */
+/* ---- text.c: memory that cannot fail (the program ends), strings, bytes ------------------ */
 void *agent_alloc(size_t size);                     /* zeroed */
 void *agent_grow(void *ptr, size_t size);
 char *agent_dup(const char *text);
@@ -52,7 +52,7 @@ void duration_format(buf *out, int64_t ns);
 size_t utf8_rune(const char *text, size_t len, uint32_t *rune);     /* 1 and U+FFFD if invalid */
 void quote_go(buf *out, const char *text);          /* as %q */
 
-/* ---- json_out.c: JSON as Go's encoding/json writes it ----------------------------------------- */
+/* ---- json_out.c: JSON as Go's encoding/json writes it ------------------------------------ */
 typedef struct json_out {
     buf *out;
     int  depth;
@@ -76,7 +76,7 @@ void out_key_empty(json_out *w, const char *key);   /* {} */
 void out_strs(json_out *w, const strs *list);
 void out_pairs(json_out *w, const pairs *map);
 
-/* ---- definitions: never changed once registered, so agent and catalog share them -------------- */
+/* ---- definitions: never changed once registered, so agent and catalog share them --------- */
 typedef struct address { char *key, *address; int64_t port; } address;
 typedef struct addresses { address *v; size_t n; } addresses;
 typedef struct port { char *name; int64_t port; bool is_default; } port;
@@ -114,7 +114,7 @@ bool         check_def_equal(const check_def *a, const check_def *b);
 address     *addresses_add(addresses *list, const char *key);
 const address *addresses_get(const addresses *list, const char *key);
 
-/* ---- state: what the agent knows, and beside it what the catalog got of it -------------------- */
+/* ---- state: what the agent knows, and beside it what the catalog got of it --------------- */
 typedef struct service {
     service_def *local, *remote;    /* NULL: not there */
     bool         in_sync;
@@ -167,6 +167,7 @@ typedef struct view {
 
 typedef enum conn_state {
     CONN_READING,                   /* wants the rest of a request */
+    CONN_HANDLING,                  /* within a handler: the next request has to wait */
     CONN_WAITING,                   /* a blocking query, until a change or its deadline */
     CONN_HUNG,                      /* never answers */
     CONN_CLOSING                    /* wants close once its bytes are sent */
@@ -187,7 +188,7 @@ typedef struct answer {
     int     status;
     pairs   headers;
     buf     body;
-    bool    is_sniffed;             /* Content-Type is Go's guess from the body, behind the length */
+    bool    is_sniffed;             /* Content-Type is Go's guess, behind the length */
     bool    is_bare;                /* from Go's own multiplexer: no Vary, no policy */
 } answer;
 
@@ -234,7 +235,7 @@ struct agent {
     buf      last_request, last_body;
 };
 
-/* ---- agent.c -------------------------------------------------------------------------------- */
+/* ---- agent.c ----------------------------------------------------------------------------- */
 void     agent_see_time(agent *a, uint64_t now_ms);
 uint64_t agent_random_below(agent *a, uint64_t limit);      /* 0 for 0 */
 service *agent_find_service(const agent *a, const char *id);    /* local ones */
@@ -252,7 +253,7 @@ bool     agent_is_new(const agent *a);                 /* the newer profile */
 /* The index of a service's list; with_checks where checks are part of it. */
 uint64_t agent_index(const agent *a, const char *name, bool with_checks);
 
-/* ---- query.c: reading the catalog, waiting for it --------------------------------------------- */
+/* ---- query.c: reading the catalog, waiting for it ---------------------------------------- */
 void     query_start(agent_conn *conn, query *q);   /* takes the query; answers or waits */
 void     query_free(query *q);
 void     query_wake(agent *a);                      /* after a change */
@@ -263,7 +264,7 @@ void     query_freeze_token(agent *a, const char *secret);  /* before its rights
 void     query_drop_views(agent *a);
 void     query_leader_changed(agent *a);
 
-/* ---- acl.c ------------------------------------------------------------------------------------- */
+/* ---- acl.c ------------------------------------------------------------------------------- */
 bool acl_is_on(const agent *a);
 /* ~0u: everything. False: no such token. */
 bool acl_rights(const agent *a, const char *secret, unsigned *rights);
@@ -271,7 +272,7 @@ bool acl_rights(const agent *a, const char *secret, unsigned *rights);
 bool acl_resolve(agent *a, const char *secret, unsigned *rights, answer *ans);
 bool acl_allow(agent *a, const char *secret, unsigned right, const char *resource, answer *ans);
 
-/* ---- json_in.c: a small tree over the header's own decoder ------------------------------------- */
+/* ---- json_in.c: a small tree over the header's own decoder ------------------------------- */
 typedef enum node_kind {
     NODE_NULL, NODE_BOOL, NODE_NUMBER, NODE_STRING, NODE_OBJECT, NODE_ARRAY
 } node_kind;
@@ -288,7 +289,7 @@ typedef struct node {
 node *node_parse(const buf *text, buf *error);
 void  node_free(node *n);
 
-/* ---- register.c ---------------------------------------------------------------------------------- */
+/* ---- register.c -------------------------------------------------------------------------- */
 typedef struct registration {
     service_def *service;
     check_def  **checks;
@@ -304,7 +305,7 @@ bool register_late_checks(agent *a, registration *r, answer *ans);  /* what AddS
 void registration_free(registration *r);
 bool register_decode_update(const buf *body, char **status, char **output, answer *ans);
 
-/* ---- endpoints.c ----------------------------------------------------------------------------------- */
+/* ---- endpoints.c ------------------------------------------------------------------------- */
 void endpoint_handle(agent_conn *conn);             /* of conn->request: answers or waits */
 void write_health_entry(agent *a, json_out *w, const service *s);
 void write_check_entry(agent *a, json_out *w, const check_state *state, uint64_t create,
@@ -314,7 +315,7 @@ bool agent_service_has_hash(agent *a, const char *id, const char *hash);
 void answer_agent_service(agent *a, const char *id, const char *secret, bool asked_pretty,
                           answer *ans);
 
-/* ---- http.c --------------------------------------------------------------------------------------- */
+/* ---- http.c ------------------------------------------------------------------------------ */
 void answer_init(answer *ans, int status);
 void answer_error(answer *ans, int status, const char *format, ...) AGENT_PRINTF(3, 4);
 void answer_free(answer *ans);

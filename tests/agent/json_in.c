@@ -98,7 +98,7 @@ static sdc_err on_json(void *user, sdc_json_kind kind, const char *text, size_t 
     return SDC_OK;
 }
 
-/* ---- Go's words for a syntax error -------------------------------------------------------------- */
+/* ---- Go's words for a syntax error ------------------------------------------------------- */
 typedef enum want {
     WANT_VALUE, WANT_VALUE_OR_END, WANT_KEY, WANT_KEY_OR_END, WANT_COLON, WANT_COMMA
 } want;
@@ -282,7 +282,7 @@ static void explain(const buf *body, buf *error)
     buf_free(&text);
 }
 
-/* ---- Go's mercy with text, which the strict decoder does not have ------------------------------- */
+/* ---- Go's mercy with text, which the strict decoder does not have ------------------------ */
 static bool surrogate(const char *p, const char *end, unsigned *unit)
 {
     char digits[5];

@@ -30,7 +30,7 @@ void query_free(query *q)
     memset(q, 0, sizeof *q);
 }
 
-/* ---- what belongs to the list ---------------------------------------------------------------- */
+/* ---- what belongs to the list ------------------------------------------------------------ */
 static bool has_tag(const strs *tags, const char *tag)
 {
     for (size_t i = 0; i < tags->n; i++) {
@@ -168,7 +168,7 @@ static uint64_t list_index(const agent *a, const query *q)
     return agent_index(a, q->name, q->kind != QUERY_CATALOG);
 }
 
-/* ---- answers ------------------------------------------------------------------------------------- */
+/* ---- answers ----------------------------------------------------------------------------- */
 static void put_meta(const agent *a, answer *ans, uint64_t index, bool knows_leader,
                      const char *backend)
 {
@@ -271,7 +271,7 @@ static void finish_view(agent_conn *conn, bool is_hit)
     finish(conn, &ans);
 }
 
-/* ---- views ------------------------------------------------------------------------------------------ */
+/* ---- views ------------------------------------------------------------------------------- */
 static void view_free(view *v)
 {
     char *const texts[] = { v->key, v->dc, v->name, v->token };
@@ -476,7 +476,7 @@ static void drop_idle_views(agent *a)
     }
 }
 
-/* ---- waiting -------------------------------------------------------------------------------------------- */
+/* ---- waiting ----------------------------------------------------------------------------- */
 static uint64_t wait_ms(agent *a, const query *q, bool is_stream)
 {
     int64_t ns = q->wait_ns;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- decoding: the first fault in the order of the document is told ----------------------------- */
+/* ---- decoding: the first fault in the order of the document is told ---------------------- */
 typedef struct decoder {
     bool is_new;                    /* the newer profile */
     bool is_check_set;              /* something in the check differs from zero */
@@ -771,7 +771,7 @@ void registration_free(registration *r)
     memset(r, 0, sizeof *r);
 }
 
-/* ---- values ----------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------ */
 static const char *weights_fault(const service_def *def)
 {
     if (def->weight_passing < 1) {
@@ -819,8 +819,8 @@ static bool check_meta(const pairs *meta, answer *ans)
         const char *fault = meta_fault(meta->v[i].key, meta->v[i].value);
 
         if (fault != NULL) {
-            answer_error(ans, 400, "Invalid Service Meta: Couldn't load metadata pair ('%s', '%s'): "
-                         "%s", meta->v[i].key, meta->v[i].value, fault);
+            answer_error(ans, 400, "Invalid Service Meta: Couldn't load metadata pair ('%s', "
+                         "'%s'): %s", meta->v[i].key, meta->v[i].value, fault);
             return false;
         }
     }
@@ -1056,7 +1056,7 @@ bool register_validate(agent *a, registration *r, answer *ans)
     return true;
 }
 
-/* ---- what the agent refuses later, with 500 ---------------------------------------------------------- */
+/* ---- what the agent refuses later, with 500 ---------------------------------------------- */
 static bool is_ip(const char *text, int family)
 {
     unsigned char bytes[16];

@@ -116,7 +116,7 @@ static uint16_t keep_port(agent_server *s)
                                            : ((struct sockaddr_in *)(void *)&own)->sin_port);
 }
 
-/* ---- the thread ----------------------------------------------------------------------------- */
+/* ---- the thread -------------------------------------------------------------------------- */
 static void drop_peer(agent_server *s, size_t i)
 {
     close(s->peers[i].fd);
@@ -256,7 +256,7 @@ static void *run(void *user)
     return NULL;
 }
 
-/* ---- public --------------------------------------------------------------------------------- */
+/* ---- public ------------------------------------------------------------------------------ */
 static void free_server(agent_server *s)
 {
     int fds[3];

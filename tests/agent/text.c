@@ -65,7 +65,7 @@ bool text_begins(const char *text, const char *prefix)
     return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-/* ---- buffers ---------------------------------------------------------------------------------- */
+/* ---- buffers ----------------------------------------------------------------------------- */
 void buf_add(buf *b, const void *bytes, size_t len)
 {
     if (b->cap - b->len <= len) {
@@ -91,30 +91,25 @@ void buf_char(buf *b, char c)
     buf_add(b, &c, 1);
 }
 
-static void buf_vfmt(buf *b, const char *format, va_list args) AGENT_PRINTF(2, 0);
-
-static void buf_vfmt(buf *b, const char *format, va_list args)
-{
-    va_list again;
-
-    va_copy(again, args);
-    int n = vsnprintf(NULL, 0, format, again);
-    va_end(again);
-    if (n <= 0) {
-        return;
-    }
-    char *text = agent_grow(NULL, (size_t)n + 1);
-    vsnprintf(text, (size_t)n + 1, format, args);
-    buf_add(b, text, (size_t)n);
-    free(text);
-}
-
 void buf_fmt(buf *b, const char *format, ...)
 {
     va_list args;
+    va_list again;
 
+    if (format == NULL) {           /* never: gcc's sanitizers make it wonder */
+        abort();
+    }
     va_start(args, format);
-    buf_vfmt(b, format, args);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, format, args);
+    if (n > 0) {
+        char *text = agent_grow(NULL, (size_t)n + 1);
+
+        vsnprintf(text, (size_t)n + 1, format, again);
+        buf_add(b, text, (size_t)n);
+        free(text);
+    }
+    va_end(again);
     va_end(args);
 }
 
@@ -147,7 +142,7 @@ const char *buf_text(const buf *b)
     return b->ptr == NULL ? "" : b->ptr;
 }
 
-/* ---- lists and maps of strings ------------------------------------------------------------------ */
+/* ---- lists and maps of strings ----------------------------------------------------------- */
 void strs_add(strs *list, const char *text, size_t len)
 {
     list->v = agent_grow(list->v, (list->n + 1) * sizeof *list->v);
@@ -227,7 +222,7 @@ const char *pairs_get(const pairs *map, const char *key)
     return NULL;
 }
 
-/* ---- durations ------------------------------------------------------------------------------------ */
+/* ---- durations --------------------------------------------------------------------------- */
 static bool duration_unit(const char **text, double *ns)
 {
     static const struct { const char *name; double ns; } units[] = {
@@ -357,7 +352,7 @@ void duration_format(buf *out, int64_t ns)
     buf_char(out, 's');
 }
 
-/* ---- runes ----------------------------------------------------------------------------------------- */
+/* ---- runes ------------------------------------------------------------------------------- */
 size_t utf8_rune(const char *text, size_t len, uint32_t *rune)
 {
     static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };

@@ -1,0 +1,9 @@
+/* One translation unit and one program: the header is compiled once for all of these. */
+#define SDCONSUL_IMPLEMENTATION
+#include "../sdconsul.h"
+
+#include "test_client.c"
+#include "test_requests.c"
+#include "test_registrar.c"
+
+TEST_MAIN(GROUP(cases_client), GROUP(cases_requests), GROUP(cases_registrar))
