@@ -162,39 +162,23 @@ static size_t service_place(const agent *a, const char *id)
 {
     size_t i = 0;
 
-    while (i < a->num_services) {
-        const service *s = a->services[i];
-        const service_def *def = s->local != NULL ? s->local : s->remote;
-
-        if (strcmp(def->id, id) >= 0) {
-            break;
-        }
+    while (i < a->num_services && strcmp(a->services[i]->id, id) < 0) {
         i++;
     }
     return i;
-}
-
-static const char *check_id(const check *c)
-{
-    return c->local.def != NULL ? c->local.def->id : c->remote.def->id;
 }
 
 static service *service_entry(const agent *a, const char *id)
 {
     size_t i = service_place(a, id);
 
-    if (i == a->num_services) {
-        return NULL;
-    }
-    const service_def *def = a->services[i]->local != NULL ? a->services[i]->local
-                                                           : a->services[i]->remote;
-    return text_is(def->id, id) ? a->services[i] : NULL;
+    return i < a->num_services && text_is(a->services[i]->id, id) ? a->services[i] : NULL;
 }
 
 static check *check_entry(const agent *a, const char *id)
 {
     for (size_t i = 0; i < a->num_checks; i++) {
-        if (text_is(check_id(a->checks[i]), id)) {
+        if (text_is(a->checks[i]->id, id)) {
             return a->checks[i];
         }
     }
@@ -222,6 +206,7 @@ static service *service_add(agent *a, const char *id)
     a->services = agent_grow(a->services, (a->num_services + 1) * sizeof *a->services);
     memmove(a->services + i + 1, a->services + i, (a->num_services - i) * sizeof *a->services);
     a->services[i] = agent_alloc(sizeof(service));
+    a->services[i]->id = agent_dup(id);
     a->num_services++;
     return a->services[i];
 }
@@ -230,12 +215,13 @@ static check *check_add(agent *a, const char *id)
 {
     size_t i = 0;
 
-    while (i < a->num_checks && strcmp(check_id(a->checks[i]), id) < 0) {
+    while (i < a->num_checks && strcmp(a->checks[i]->id, id) < 0) {
         i++;
     }
     a->checks = agent_grow(a->checks, (a->num_checks + 1) * sizeof *a->checks);
     memmove(a->checks + i + 1, a->checks + i, (a->num_checks - i) * sizeof *a->checks);
     a->checks[i] = agent_alloc(sizeof(check));
+    a->checks[i]->id = agent_dup(id);
     a->num_checks++;
     a->checks[i]->ttl_at = a->checks[i]->defer_at = a->checks[i]->critical_since = NEVER;
     a->checks[i]->last_output = agent_dup("");
@@ -267,11 +253,20 @@ static void check_state_set(check_state *state, check_def *def, const char *stat
     *state = next;
 }
 
+static void service_free(service *s)
+{
+    service_def_release(s->local);
+    service_def_release(s->remote);
+    free(s->id);
+    free(s);
+}
+
 static void check_free(check *c)
 {
     check_state_clear(&c->local);
     check_state_clear(&c->remote);
     free(c->last_output);
+    free(c->id);
     free(c);
 }
 
@@ -282,7 +277,7 @@ static void drop_dead_entries(agent *a)
 
     for (size_t i = 0; i < a->num_services; i++) {
         if (a->services[i]->local == NULL && a->services[i]->remote == NULL) {
-            free(a->services[i]);
+            service_free(a->services[i]);
         } else {
             a->services[n++] = a->services[i];
         }
@@ -469,7 +464,7 @@ void agent_sync(agent *a)
     for (size_t i = 0; a->has_leader && i < a->num_services; i++) {
         service *s = a->services[i];
 
-        if (s->local == NULL && s->remote != NULL && !is_of_servers(s->remote->id)) {
+        if (s->local == NULL && s->remote != NULL && !is_of_servers(s->id)) {
             erase_service(a, s);
         } else if (s->local != NULL && !s->in_sync) {
             sync_service(a, s);
@@ -478,7 +473,7 @@ void agent_sync(agent *a)
     for (size_t i = 0; a->has_leader && i < a->num_checks; i++) {
         check *c = a->checks[i];
 
-        if (c->local.def == NULL && c->remote.def != NULL && !is_of_servers(check_id(c))) {
+        if (c->local.def == NULL && c->remote.def != NULL && !is_of_servers(c->id)) {
             erase_check(a, c, ++a->raft);
         } else if (c->local.def != NULL && !c->in_sync) {
             write_check(a, c, ++a->raft);
@@ -787,8 +782,7 @@ void agent_destroy(agent *a)
     query_drop_views(a);
     forget_catalog(a);
     for (size_t i = 0; i < a->num_services; i++) {
-        service_def_release(a->services[i]->local);
-        free(a->services[i]);
+        service_free(a->services[i]);
     }
     for (size_t i = 0; i < a->num_checks; i++) {
         check_free(a->checks[i]);

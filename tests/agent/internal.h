@@ -116,6 +116,7 @@ const address *addresses_get(const addresses *list, const char *key);
 
 /* ---- state: what the agent knows, and beside it what the catalog got of it --------------- */
 typedef struct service {
+    char        *id;
     service_def *local, *remote;    /* NULL: not there */
     bool         in_sync;
     uint64_t     create, modify;
@@ -124,6 +125,7 @@ typedef struct service {
 typedef struct check_state { check_def *def; char *status, *output; strs tags; } check_state;
 
 typedef struct check {
+    char       *id;
     check_state local, remote;      /* def NULL: not there */
     bool        in_sync;
     uint64_t    create, modify;
