@@ -1,0 +1,2 @@
+#define SDCONSUL_IMPLEMENTATION
+#include "sdconsul.h"
