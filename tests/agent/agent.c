@@ -404,6 +404,9 @@ static void write_check(agent *a, check *c, uint64_t index)
     if (c->remote.def != NULL && check_def_equal(c->remote.def, c->local.def)
         && text_is(c->remote.status, c->local.status) && strs_equal(&c->remote.tags, tags)
         && text_is(c->remote.output, c->local.output)) {
+        if (!agent_is_new(a)) {
+            a->checks_index = index;        /* the older one touches the table all the same */
+        }
         return;
     }
     c->create = c->remote.def == NULL ? index : c->create;
@@ -415,6 +418,9 @@ static void write_check(agent *a, check *c, uint64_t index)
 static void erase_check(agent *a, check *c, uint64_t index)
 {
     bump_check(a, c->remote.def, index);
+    if (text_is(c->remote.def->service_id, "")) {
+        a->catalog_index = index;
+    }
     check_state_clear(&c->remote);
 }
 
@@ -428,11 +434,10 @@ static void erase_service(agent *a, service *s)
 
         if (c->remote.def != NULL && text_is(c->remote.def->service_id, old->id)) {
             check_state_clear(&c->remote);
-            a->checks_index = index;
         }
     }
     s->remote = NULL;
-    a->catalog_index = index;
+    a->catalog_index = a->checks_index = index;
     bump_less(a, old->name, index);
     service_def_release(old);
 }
@@ -499,8 +504,9 @@ static void put_check(agent *a, check_def *def)
     if (c == NULL) {
         c = check_add(a, def->id);
     }
-    /* An output that waits to be written goes along with the next registration. */
-    c->in_sync = !is_new && c->in_sync && c->defer_at == NEVER
+    /* An output that waits to be written goes along with the next registration; with the older
+       profile the check does in any case. */
+    c->in_sync = agent_is_new(a) && !is_new && c->in_sync && c->defer_at == NEVER
               && check_def_equal(c->local.def, def);
     check_state_set(&c->local, def, status, output, &def->service_tags);
     check_def_release(def);

@@ -165,6 +165,9 @@ static uint64_t list_index(const agent *a, const query *q)
     if (q->kind == QUERY_NAMES) {
         return a->catalog_index;
     }
+    if (q->kind == QUERY_CHECKS) {
+        return a->checks_index;     /* of the whole table: any check of any service */
+    }
     return agent_index(a, q->name, q->kind != QUERY_CATALOG);
 }
 

@@ -239,7 +239,8 @@ static void test_agent_restart_cuts_and_lowers(void)
     agent_conn_close(r.conn);
     r.conn = agent_accept(r.a);
     CHECK(index_in(get(&r, "/v1/health/service/web")) < index);
-    CHECK_HAS(r.text, "\"Status\":\"passing\",\"Notes\":\"\",\"Output\":\"\",\"ServiceID\":\"web\"");
+    CHECK_HAS(r.text, "\"Status\":\"passing\",\"Notes\":\"\",\"Output\":\"\","
+              "\"ServiceID\":\"web\"");
     agent_restart(r.a, 0, false, r.now);
     r.conn = agent_accept(r.a);
     CHECK_HAS(get(&r, "/v1/health/service/web"), "\r\n\r\n[]");
