@@ -1645,7 +1645,8 @@ struct sdc_json {
     sdci_buf text;              /* of a token that has escapes or spans two feeds */
     sdci_fault fault;
     uint64_t offset;            /* bytes before the current feed */
-    const char *cursor;         /* during a feed: the byte that an error would be about */
+    uint64_t at;                /* the byte that an error of the grammar would be about */
+    uint64_t token_at;          /* the first byte of the token: what a refusal is about */
     uint64_t objects;           /* bit n: level n is an object */
     const char *literal;        /* what is left of true, false or null */
     uint32_t depth;
@@ -1665,6 +1666,8 @@ static void sdci_json_reset(sdc_json *json)
     memset(&json->fault, 0, sizeof json->fault);
     json->offset = 0;
     json->objects = 0;
+    json->at = 0;
+    json->token_at = 0;
     json->depth = 0;
     json->high = 0;
     json->utf8_left = 0;
@@ -1687,12 +1690,18 @@ static void sdci_json_deinit(sdc_json *json)
     sdci_buf_deinit(&json->text);
 }
 
-static void sdci_json_fail(sdc_json *json, sdc_err code, const char *what)
+static void sdci_json_fail_at(sdc_json *json, uint64_t at, sdc_err code, const char *what)
 {
     if (json->fault.code == SDC_OK) {
         json->fault.code = code;
         json->fault.what = what;
+        json->fault.at = at;
     }
+}
+
+static void sdci_json_fail(sdc_json *json, sdc_err code, const char *what)
+{
+    sdci_json_fail_at(json, json->at, code, what);
 }
 
 static void sdci_json_emit(sdc_json *json, sdc_json_kind kind, sdci_str text)
@@ -1700,7 +1709,7 @@ static void sdci_json_emit(sdc_json *json, sdc_json_kind kind, sdci_str text)
     sdc_err err = json->fn(json->user, kind, text.ptr, text.len);
 
     if (err != SDC_OK) {
-        sdci_json_fail(json, err, NULL);
+        sdci_json_fail_at(json, json->token_at, err, NULL);
     }
 }
 
@@ -1745,7 +1754,8 @@ static void sdci_json_keep(sdc_json *json, const char *bytes, size_t len)
     }
     sdci_put(&json->text, bytes, len);
     if (json->text.err != SDC_OK) {
-        sdci_json_fail(json, json->text.err, "a string is longer than 1 MiB");
+        sdci_json_fail_at(json, json->token_at, json->text.err,
+                          json->text.err == SDC_ERR_LIMIT ? "a string is longer than 1 MiB" : NULL);
     }
 }
 
@@ -1753,7 +1763,7 @@ static void sdci_json_keep(sdc_json *json, const char *bytes, size_t len)
    caller's bytes. */
 static void sdci_json_emit_token(sdc_json *json, sdc_json_kind kind, sdci_str tail)
 {
-    if (json->text.len > 0) {
+    if (json->text.len > 0 || (json->keeps_text && tail.len > SDCI_JSON_TEXT_MAX)) {
         sdci_json_keep(json, tail.ptr, tail.len);
         tail = sdci_slice(json->text.ptr, json->text.len);
     }
@@ -1812,12 +1822,14 @@ static bool sdci_json_utf8_byte(sdc_json *json, unsigned char c)
    multi-byte one. */
 static const char *sdci_json_run(sdc_json *json, const char *p, const char *end)
 {
+    const char *start = p;
+
     for (; p < end; p++) {
         unsigned char c = (unsigned char)*p;
         if (c >= 0x80 || json->utf8_left > 0) {
             if (!sdci_json_utf8_byte(json, c)) {
-                json->cursor = p;
-                sdci_json_fail(json, SDC_ERR_JSON, "invalid UTF-8");
+                sdci_json_fail_at(json, json->at + (uint64_t)(p - start), SDC_ERR_JSON,
+                                  "invalid UTF-8");
                 return p;
             }
         } else if (c == '"' || c == '\\' || c < 0x20) {
@@ -1842,8 +1854,8 @@ static const char *sdci_json_in_string(sdc_json *json, const char *p, const char
         return p == end ? p : p + 1;
     }
     if (*p != '"') {
-        json->cursor = p;
-        sdci_json_fail(json, SDC_ERR_JSON, "a control character in a string");
+        sdci_json_fail_at(json, json->at + run.len, SDC_ERR_JSON,
+                          "a control character in a string");
         return p;
     }
     if (json->kind == SDC_JSON_KEY) {
@@ -2012,8 +2024,7 @@ static const char *sdci_json_in_number(sdc_json *json, const char *p, const char
     if (p == end) {
         sdci_json_keep(json, run.ptr, run.len);
     } else if (!sdci_json_number_may_end(json->state)) {
-        json->cursor = p;
-        sdci_json_fail(json, SDC_ERR_JSON, "a malformed number");
+        sdci_json_fail_at(json, json->at + run.len, SDC_ERR_JSON, "a malformed number");
     } else {
         sdci_json_value_done(json);
         sdci_json_emit_token(json, SDC_JSON_NUMBER, run);
@@ -2108,6 +2119,7 @@ static const char *sdci_json_between(sdc_json *json, const char *p)
     if (sdci_json_is_space(c)) {
         return p + 1;
     }
+    json->token_at = json->at;
     if (json->state == SDCI_JSON_VALUE ||
         (json->state == SDCI_JSON_FIRST_ITEM && c != ']')) {
         return sdci_json_begin_value(json, p);
@@ -2179,11 +2191,8 @@ sdc_err sdc_json_feed(sdc_json *json, const void *bytes, size_t len)
         return json->fault.code;
     }
     while (p < start + len && json->fault.code == SDC_OK) {
-        json->cursor = p;
+        json->at = json->offset + (uint64_t)(p - start);
         p = sdci_json_some(json, p, start + len);
-    }
-    if (json->fault.code != SDC_OK) {
-        json->fault.at = json->offset + (uint64_t)(json->cursor - start);
     }
     json->offset += (uint64_t)(p - start);
     return json->fault.code;
@@ -2200,8 +2209,7 @@ sdc_err sdc_json_finish(sdc_json *json)
         sdci_json_emit_token(json, SDC_JSON_NUMBER, sdci_slice("", 0));
     }
     if (json->state != SDCI_JSON_DONE && json->fault.code == SDC_OK) {
-        sdci_json_fail(json, SDC_ERR_JSON, "the text ends too early");
-        json->fault.at = json->offset;
+        sdci_json_fail_at(json, json->offset, SDC_ERR_JSON, "the text ends too early");
     }
     return json->fault.code;
 }
@@ -2828,7 +2836,7 @@ static void sdci_entry_emit(sdc_entries *e, sdci_field address)
     }
     sdc_err err = e->fn(e->user, &out);
     if (err != SDC_OK) {
-        sdci_json_fail(&e->json, err, NULL);
+        sdci_json_fail_at(&e->json, e->json.token_at, err, NULL);
     }
 }
 
@@ -2910,7 +2918,7 @@ static void sdci_entries_wrong(sdc_entries *e)
     };
 
     if (sdci_entries_place(e) == SDCI_AT_TOP) {
-        sdci_json_fail(&e->json, SDC_ERR_SHAPE, "the answer is not an array");
+        sdci_json_fail_at(&e->json, e->json.token_at, SDC_ERR_SHAPE, "the answer is not an array");
     } else if (sdci_entries_place(e) == SDCI_AT_LIST) {
         sdci_entries_leave_out(e, "not an object");
     } else {
@@ -3030,7 +3038,7 @@ static void sdci_entries_check_memory(sdc_entries *e)
         if (bufs[i]->err == SDC_ERR_LIMIT) {
             sdci_entry_bad(e, "more than 1 MiB of text");
         } else if (bufs[i]->err != SDC_OK) {
-            sdci_json_fail(&e->json, bufs[i]->err, NULL);
+            sdci_json_fail_at(&e->json, e->json.token_at, bufs[i]->err, NULL);
         }
     }
 }
@@ -7337,8 +7345,9 @@ static sdc_err sdci_check_valid(const sdc_check *c, size_t i, sdc_error *error)
         return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: exactly one kind must be set, such as "
                          "ttl_ms, http or tcp", (unsigned)i);
     }
-    if (c->ttl_ms == SDC_NEVER) {
-        return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: ttl_ms cannot be for ever", (unsigned)i);
+    if (c->ttl_ms == SDC_NEVER || c->interval_ms == SDC_NEVER) {
+        return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: %s cannot be for ever", (unsigned)i,
+                         c->ttl_ms == SDC_NEVER ? "ttl_ms" : "interval_ms");
     }
     if (!sdci_is_empty(c->docker_container_id) && c->num_args == 0) {
         return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: docker_container_id needs args",
@@ -7353,6 +7362,11 @@ static sdc_err sdci_check_valid(const sdc_check *c, size_t i, sdc_error *error)
             return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: headers[%u] has no key",
                              (unsigned)i, (unsigned)k);
         }
+    }
+    if (!sdci_is_empty(c->id)) {
+        char field[32];
+        (void)snprintf(field, sizeof field, "checks[%u]: id", (unsigned)i);
+        return sdci_check_path_part(field, c->id, error);
     }
     return SDC_OK;
 }
@@ -7427,7 +7441,7 @@ static void sdci_put_check_kind(sdci_buf *buf, const sdc_check *c)
     sdci_put_member_true(buf, "DisableRedirects", c->disable_redirects);
     sdci_put_member(buf, "H2PING", c->h2ping);
     if (!sdci_is_empty(c->h2ping) && c->h2ping_no_tls) {
-        sdci_put_name(buf, "H2PINGUseTLS");
+        sdci_put_name(buf, "H2PingUseTLS");
         sdci_put_text(buf, "false");
     }
     sdci_put_member(buf, "TCP", c->tcp);
@@ -7477,34 +7491,49 @@ static void sdci_put_check(sdci_buf *buf, const sdc_registration *r, size_t i, c
 
 /* -- The service -- */
 
-static sdc_err sdci_ignore_json(void *user, sdc_json_kind kind, const char *text, size_t len)
+/* The strict grammar of [sdc:json] is the judge of what a caller puts into a body: text that is not
+   UTF-8, raw members that are none, or that would be a second ID or name. */
+typedef struct sdci_body_check {
+    uint32_t depth;
+    bool names_are_ours;        /* ID and Name at the top level may not come in it */
+} sdci_body_check;
+
+static sdc_err sdci_body_check_on_json(void *user, sdc_json_kind kind, const char *text, size_t len)
 {
-    (void)user;
-    (void)kind;
-    (void)text;
-    (void)len;
+    sdci_body_check *check = (sdci_body_check *)user;
+    sdci_str name = sdci_slice(text, len);
+
+    if (kind == SDC_JSON_OBJECT || kind == SDC_JSON_ARRAY) {
+        check->depth++;
+    } else if (kind == SDC_JSON_OBJECT_END || kind == SDC_JSON_ARRAY_END) {
+        check->depth--;
+    } else if (kind == SDC_JSON_KEY && check->depth == 1 && check->names_are_ours &&
+               (sdci_equal_nocase(name, sdci_str_of("ID")) ||
+                sdci_equal_nocase(name, sdci_str_of("Name")))) {
+        return SDC_ERR_ARG;
+    }
     return SDC_OK;
 }
 
-/* Our own strict grammar is the judge of what a caller put into a body: text that is not UTF-8, or
-   raw members that are not members. */
-static sdc_err sdci_check_json(const sdc_allocator *allocator, const char *field, sdci_str before,
-                               sdci_str text, sdci_str after, sdc_error *error)
+static sdc_err sdci_check_json(const sdc_allocator *allocator, const char *field,
+                               bool names_are_ours, sdci_str text, sdc_error *error)
 {
+    sdci_body_check check = { 0, names_are_ours };
     sdc_json json;
     sdc_error why;
 
-    sdci_json_init(&json, allocator, sdci_ignore_json, NULL);
-    (void)sdc_json_feed(&json, before.ptr, before.len);
+    sdci_json_init(&json, allocator, sdci_body_check_on_json, &check);
+    (void)sdc_json_feed(&json, names_are_ours ? "{" : "", names_are_ours ? 1 : 0);
     (void)sdc_json_feed(&json, text.ptr, text.len);
-    (void)sdc_json_feed(&json, after.ptr, after.len);
+    (void)sdc_json_feed(&json, names_are_ours ? "}" : "", names_are_ours ? 1 : 0);
     sdc_err err = sdc_json_finish(&json);
     sdc_json_error(&json, &why);
     sdci_json_deinit(&json);
     if (err == SDC_OK || err == SDC_ERR_NOMEM) {
         return err == SDC_OK ? SDC_OK : sdci_fail_plain(error, err);
     }
-    return sdci_fail(error, SDC_ERR_ARG, "%s: %.200s", field, why.message);
+    return sdci_fail(error, SDC_ERR_ARG, "%s: %.200s", field,
+                     err == SDC_ERR_ARG ? "ID and Name have members of their own" : why.message);
 }
 
 static sdc_err sdci_registration_valid(const sdc_allocator *allocator, const sdc_registration *r,
@@ -7532,12 +7561,16 @@ static sdc_err sdci_registration_valid(const sdc_allocator *allocator, const sdc
             return sdci_fail(error, SDC_ERR_ARG, "meta[%u] has no key", (unsigned)i);
         }
     }
+    for (size_t i = 0; i < r->num_tagged_addresses; i++) {
+        if (sdci_is_empty(r->tagged_addresses[i].key)) {
+            return sdci_fail(error, SDC_ERR_ARG, "tagged_addresses[%u] has no key", (unsigned)i);
+        }
+    }
     for (size_t i = 0; i < r->num_checks && err == SDC_OK; i++) {
         err = sdci_check_valid(&r->checks[i], i, error);
     }
     if (err == SDC_OK && !sdci_is_empty(r->raw_members)) {
-        err = sdci_check_json(allocator, "raw_members", sdci_str_of("{"),
-                              sdci_str_of(r->raw_members), sdci_str_of("}"), error);
+        err = sdci_check_json(allocator, "raw_members", true, sdci_str_of(r->raw_members), error);
     }
     return err;
 }
@@ -7744,9 +7777,8 @@ static sdc_err sdci_service_init(sdci_service *service, const sdc_allocator *all
         err = sdci_check_path_part("id", service->id, error);
     }
     if (err == SDC_OK) {
-        err = sdci_check_json(allocator, "registration", sdci_slice("", 0),
-                              sdci_slice(service->body.ptr, service->body.len), sdci_slice("", 0),
-                              error);
+        err = sdci_check_json(allocator, "registration", false,
+                              sdci_slice(service->body.ptr, service->body.len), error);
     }
     if (err != SDC_OK) {
         sdci_service_deinit(service);
