@@ -46,6 +46,9 @@ void   agent_conn_feed(agent_conn *conn, const void *bytes, size_t len, uint64_t
 size_t agent_conn_peek(const agent_conn *conn, const char **bytes);
 void   agent_conn_ack(agent_conn *conn, size_t n);
 bool   agent_conn_wants_close(const agent_conn *conn);      /* once its bytes are sent */
+/* The end is orderly: a socket's other direction stays open for half a second, so that what the
+   client still sends does not cost it the answer. */
+bool   agent_conn_lingers(const agent_conn *conn);
 void   agent_conn_close(agent_conn *conn);          /* the client is gone: frees */
 
 /* ---- time: TTLs, ends of waits, deregistration of critical services ---------------------- */

@@ -160,6 +160,7 @@ void http_send(agent_conn *conn, answer *ans)
     conn->did_answer = true;
     conn->close_at = agent_is_new(a) ? a->now_ms + IDLE_TIMEOUT_MS : NEVER;
     conn->state = keeps ? CONN_READING : CONN_CLOSING;
+    conn->lingers = !keeps;
 }
 
 /* What Go's server says by itself: no date, and the connection ends. */
@@ -171,6 +172,7 @@ static void refuse(agent_conn *conn, int status, const char *detail)
             "Connection: close\r\n\r\n%d %s%s%s", status, reason_of(status), colon, detail,
             status, reason_of(status), colon, detail);
     conn->state = CONN_CLOSING;
+    conn->lingers = true;
     conn->close_at = NEVER;
     request_free(&conn->request);
 }
@@ -654,6 +656,7 @@ void http_cut(agent_conn *conn)
     query_free(&conn->query);
     conn->view = NULL;
     conn->close_at = NEVER;
+    conn->lingers = false;
     conn->state = CONN_CLOSING;
 }
 
@@ -723,6 +726,11 @@ void agent_conn_ack(agent_conn *conn, size_t n)
 bool agent_conn_wants_close(const agent_conn *conn)
 {
     return conn->state == CONN_CLOSING;
+}
+
+bool agent_conn_lingers(const agent_conn *conn)
+{
+    return conn->lingers;
 }
 
 void agent_conn_close(agent_conn *conn)

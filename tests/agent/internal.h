@@ -200,7 +200,7 @@ struct agent_conn {
     conn_state  state;
     buf         in, out;
     size_t      scanned;            /* bytes of `in` known to hold no end of the head */
-    bool        did_continue, is_in_head, did_answer;
+    bool        did_continue, is_in_head, did_answer, lingers;
     uint64_t    close_at;           /* read_header_timeout or idle_timeout; NEVER */
     request     request;
     query       query;              /* CONN_WAITING */

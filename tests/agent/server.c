@@ -15,9 +15,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { READ_BYTES = 65536 };
+enum { READ_BYTES = 65536, LINGER_MS = 500 };
 
-typedef struct peer { int fd; agent_conn *conn; } peer;
+typedef struct peer {
+    int         fd;
+    agent_conn *conn;               /* NULL: its end was sent, what comes is thrown away */
+    uint64_t    linger_until;
+} peer;
 
 struct agent_server {
     agent          *agent;
@@ -120,7 +124,9 @@ static uint16_t keep_port(agent_server *s)
 static void drop_peer(agent_server *s, size_t i)
 {
     close(s->peers[i].fd);
-    agent_conn_close(s->peers[i].conn);
+    if (s->peers[i].conn != NULL) {
+        agent_conn_close(s->peers[i].conn);
+    }
     s->peers[i] = s->peers[--s->num_peers];
 }
 
@@ -152,19 +158,37 @@ static bool read_peer(agent_server *s, const peer *p)
         return errno == EAGAIN || errno == EINTR;
     }
     if (n > 0) {
-        agent_conn_feed(p->conn, s->bytes, (size_t)n, agent_server_now());
+        if (p->conn != NULL) {
+            agent_conn_feed(p->conn, s->bytes, (size_t)n, agent_server_now());
+        }
     }
     return n > 0;
 }
 
-static bool write_peer(const peer *p)
+static bool begin_linger(peer *p)
 {
-    for (;;) {
+    if (!agent_conn_lingers(p->conn)) {
+        return false;
+    }
+    agent_conn_close(p->conn);
+    p->conn = NULL;
+    p->linger_until = agent_server_now() + LINGER_MS;
+    shutdown(p->fd, SHUT_WR);
+    return true;
+}
+
+/* False: the peer can go. */
+static bool write_peer(peer *p)
+{
+    while (p->conn != NULL) {
         const char *bytes = NULL;
         size_t len = agent_conn_peek(p->conn, &bytes);
 
+        if (len == 0 && agent_conn_wants_close(p->conn)) {
+            return begin_linger(p);
+        }
         if (len == 0) {
-            return !agent_conn_wants_close(p->conn);
+            return true;
         }
         ssize_t n = send(p->fd, bytes, len, MSG_NOSIGNAL);
         if (n < 0) {
@@ -172,6 +196,7 @@ static bool write_peer(const peer *p)
         }
         agent_conn_ack(p->conn, (size_t)n);
     }
+    return agent_server_now() < p->linger_until;
 }
 
 static void write_all(agent_server *s)
@@ -199,7 +224,7 @@ static nfds_t fill_polls(agent_server *s)
 
         s->polls[i + 2].fd = s->peers[i].fd;
         s->polls[i + 2].events = POLLIN;
-        if (agent_conn_peek(s->peers[i].conn, &bytes) > 0) {
+        if (s->peers[i].conn != NULL && agent_conn_peek(s->peers[i].conn, &bytes) > 0) {
             s->polls[i + 2].events = POLLIN | POLLOUT;
         }
     }
@@ -211,6 +236,11 @@ static int timeout_ms(const agent_server *s)
     uint64_t next = agent_next_ms(s->agent);
     uint64_t now = agent_server_now();
 
+    for (size_t i = 0; i < s->num_peers; i++) {
+        if (s->peers[i].conn == NULL && s->peers[i].linger_until < next) {
+            next = s->peers[i].linger_until;
+        }
+    }
     if (next == UINT64_MAX) {
         return -1;
     }
