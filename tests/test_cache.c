@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- a cache on the checking allocator, and a subscriber that writes down what it is told ------ */
+/* ---- a cache on the checking allocator, and a subscriber that writes down what it is told ---- */
 
 enum { CACHE_LIST_MAX = 32 };
 
@@ -138,7 +138,7 @@ static sdc_err cache_listen(cache_bed *bed, cache_spy *spy)
     return sdc_cache_subscribe(bed->cache, cache_on_event, spy);
 }
 
-/* ---- states ------------------------------------------------------------------------------------ */
+/* ---- states ---------------------------------------------------------------------------------- */
 
 static void test_cache_starts_with_nothing_heard(void)
 {
@@ -265,7 +265,7 @@ static void test_cache_clock_that_goes_back_stands_still(void)
     cache_bed_deinit(&bed);
 }
 
-/* ---- what counts as a change ------------------------------------------------------------------- */
+/* ---- what counts as a change ----------------------------------------------------------------- */
 
 static void test_11_order_of_lists_does_not_count_in_a_cache(void)
 {
@@ -399,7 +399,7 @@ static void test_cache_everything_visible_counts(void)
     }
 }
 
-/* ---- what is told ------------------------------------------------------------------------------ */
+/* ---- what is told ---------------------------------------------------------------------------- */
 
 static void test_cache_subscriber_is_called_at_once(void)
 {
@@ -498,7 +498,7 @@ static void test_cache_without_ids_the_addr_is_the_identity(void)
     cache_bed_deinit(&bed);
 }
 
-/* ---- against a model --------------------------------------------------------------------------- */
+/* ---- against a model ------------------------------------------------------------------------- */
 
 typedef struct cache_model {
     sdc_instance before[CACHE_LIST_MAX], now[CACHE_LIST_MAX];
@@ -605,7 +605,7 @@ static void test_cache_changes_are_those_of_a_model(void)
     cache_bed_deinit(&bed);
 }
 
-/* ---- errors ------------------------------------------------------------------------------------ */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 static void test_cache_error_keeps_the_instances(void)
 {
@@ -722,7 +722,7 @@ static void test_cache_message_is_one_printable_line(void)
     cache_bed_deinit(&bed);
 }
 
-/* ---- callbacks that do things ------------------------------------------------------------------ */
+/* ---- callbacks that do things ---------------------------------------------------------------- */
 
 static void cache_then_update(cache_spy *spy)
 {
@@ -931,7 +931,7 @@ static void test_cache_update_and_destroy_inside_a_callback(void)
     cache_bed_deinit(&bed);
 }
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 static void test_cache_events_outlive_it(void)
 {
