@@ -1,0 +1,1551 @@
+/* The registrar: registered until it succeeds, kept alive, registered again, deregistered; against
+   a scripted server and the embedded agents, in virtual time. One test has a real socket and a
+   second thread. */
+#ifndef SDCONSUL_IMPLEMENTATION
+#define SDCONSUL_IMPLEMENTATION
+#endif
+#include "../sdconsul.h"
+
+#include "agent/server.h"
+#include "support/rig.h"
+#include "support/script.h"
+#include "support/test.h"
+#include "support/world.h"
+#include "support/world_agent.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#define REGISTRAR_NUM(array) (sizeof(array) / sizeof((array)[0]))
+
+#define REGISTRAR_REGISTER   "PUT /v1/agent/service/register"
+#define REGISTRAR_UPDATE     "PUT /v1/agent/check/update/"
+#define REGISTRAR_DEREGISTER "PUT /v1/agent/service/deregister/"
+#define REGISTRAR_MAINTAIN   "PUT /v1/agent/service/maintenance/"
+#define REGISTRAR_VERIFY     "GET /v1/agent/service/"
+
+/* A server that says yes to everything. */
+static bool registrar_begin(rig *r, const world_desc *desc)
+{
+    if (!rig_init(r, desc)) {
+        return false;
+    }
+    script_on(r->script, "GET ");
+    script_reply(r->script, 200, NULL, "{}");
+    script_on(r->script, "PUT ");
+    script_ok(r->script);
+    return true;
+}
+
+/* The service web-1 with one TTL check; the check is the caller's memory. */
+static sdc_registrar_desc registrar_desc_with(sdc_check *check, uint32_t ttl_ms)
+{
+    sdc_registrar_desc desc;
+    memset(&desc, 0, sizeof desc);
+    memset(check, 0, sizeof *check);
+    check->ttl_ms = ttl_ms;
+    desc.registration.id = "web-1";
+    desc.registration.name = "web";
+    desc.registration.checks = check;
+    desc.registration.num_checks = 1;
+    return desc;
+}
+
+/* The same without a check. */
+static sdc_registrar_desc registrar_desc_plain(void)
+{
+    sdc_registrar_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.registration.id = "web-1";
+    desc.registration.name = "web";
+    return desc;
+}
+
+static size_t registrar_count(const rig *r, const char *start)
+{
+    return script_count(r->script, start);
+}
+
+/* The newest request of a kind; a failed check and the newest of all when there is none. */
+static const script_request *registrar_last(const rig *r, const char *start)
+{
+    size_t num = script_count(r->script, start);
+    CHECK(num > 0);
+    return num > 0 ? script_nth_of(r->script, start, num - 1) : script_last(r->script);
+}
+
+/* Further steps of the list that begins so. */
+static void registrar_on(rig *r, const char *start)
+{
+    script_on(r->script, start);
+}
+
+/* ---- registering ------------------------------------------------------------------------------ */
+
+static void test_registers_and_says_so(void)
+{
+    static const char *const tags[] = { "v1", "blue" };
+    rig r;
+    sdc_check check;
+    sdc_stats stats;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_with(&check, 10000);
+    desc.registration.tags = tags;
+    desc.registration.num_tags = 2;
+    desc.registration.address = "10.9.0.1";
+    REQUIRE(rig_register(&r, &desc));
+    CHECK_INT(script_num_requests(r.script), 0);
+    CHECK(!sdc_registrar_is_registered(r.registrar));
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    CHECK(sdc_registrar_is_registered(r.registrar));
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+    CHECK_STR(world_log(r.world), "INFO registrar service=web tags=[v1 blue] address=10.9.0.1 "
+              "action=register\n");
+    /* the check is passing at once, by the body and by a beat behind it */
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    const script_request *beat = script_last(r.script);
+    CHECK_STR(beat->raw_path, "/v1/agent/check/update/service%3Aweb-1");
+    CHECK_STR(beat->body, "{\"Status\":\"passing\"}");
+    CHECK_U64(beat->at_ms, WORLD_START_MS);
+    sdc_task_stats(r.task, &stats);
+    CHECK_U64(stats.registrations, 1);
+    CHECK_U64(stats.heartbeats, 1);
+    CHECK_U64(stats.requests, 2);
+    CHECK_U64(stats.answers, 2);
+    CHECK_U64(stats.failures, 0);
+    CHECK_U64(stats.connects, 1);
+    CHECK_ERR(sdc_step(r.task, 100), SDC_AGAIN);
+    CHECK_U64(world_now(r.world), WORLD_START_MS + 100);
+    rig_deinit(&r);
+}
+
+/* What was passed is copied, all of it. */
+static void test_registration_is_copied(void)
+{
+    char name[] = "web", tag[] = "tag", key[] = "key", value[] = "value", id[] = "check";
+    const char *tags[] = { tag };
+    sdc_kv meta = { key, value };
+    rig r;
+    sdc_check check;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_with(&check, 10000);
+    desc.registration.id = NULL;
+    desc.registration.name = name;
+    desc.registration.tags = tags;
+    desc.registration.num_tags = 1;
+    desc.registration.meta = &meta;
+    desc.registration.num_meta = 1;
+    check.id = id;
+    REQUIRE(rig_register(&r, &desc));
+    memset(name, 'x', 3);
+    memset(tag, 'x', 3);
+    memset(key, 'x', 3);
+    memset(value, 'x', 5);
+    memset(id, 'x', 5);
+    memset(&check, 0x55, sizeof check);
+    memset(&desc, 0x55, sizeof desc);
+    rig_run(&r, 4000);
+    CHECK_STR(script_nth(r.script, 0)->body, "{\"ID\":\"web\",\"Name\":\"web\",\"Tags\":[\"tag\"],"
+              "\"Meta\":{\"key\":\"value\"},\"Checks\":[{\"CheckID\":\"check\","
+              "\"Status\":\"passing\",\"TTL\":\"10s\","
+              "\"DeregisterCriticalServiceAfter\":\"3600s\"}]}");
+    CHECK_STR(script_last(r.script)->raw_path, "/v1/agent/check/update/check");
+    CHECK_HASNT(world_log(r.world), "xxx");
+    rig_deinit(&r);
+}
+
+/* Dead, then broken, then well: each failure is said once, and the service is there in the end. */
+static void test_registers_until_it_succeeds(void)
+{
+    rig r;
+    sdc_error error;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_REGISTER);
+    script_times(r.script, 2);
+    script_error(r.script, 500, "No cluster leader");
+    script_then_close(r.script);
+    script_raw(r.script, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+    script_ok(r.script);
+    script_set_down(r.script, true);
+    REQUIRE(rig_register(&r, NULL));
+    CHECK_ERR(rig_run_exchange(&r), SDC_ERR_CONNECT);
+    sdc_task_error(r.task, &error);
+    CHECK_INT(error.code, SDC_ERR_CONNECT);
+    CHECK_HAS(error.message, "10.0.0.1:8500");
+    CHECK_ERR(rig_run_exchange(&r), SDC_ERR_CONNECT);
+    script_set_down(r.script, false);
+    CHECK_ERR(rig_run_exchange(&r), SDC_ERR_STATUS);
+    CHECK_ERR(rig_run_exchange(&r), SDC_ERR_STATUS);
+    sdc_task_error(r.task, &error);
+    CHECK_INT(error.http_status, 500);
+    CHECK_HAS(error.message, "No cluster leader");
+    CHECK_ERR(rig_run_exchange(&r), SDC_ERR_HTTP);
+    CHECK(!sdc_registrar_is_registered(r.registrar));
+    CHECK_ERR(rig_run_exchange(&r), SDC_OK);
+    CHECK(sdc_registrar_is_registered(r.registrar));
+    sdc_task_error(r.task, &error);
+    CHECK_INT(error.code, SDC_OK);
+    CHECK_INT(world_log_count(r.world, "WARN", "err="), 5);
+    CHECK_INT(world_log_count(r.world, "WARN", "service=web tags=[] address=10.9.0.1 err="), 5);
+    CHECK_INT(world_log_count(r.world, "INFO", "action=register"), 1);
+    CHECK_BETWEEN(world_now(r.world) - WORLD_START_MS, 1, 20000);
+    rig_deinit(&r);
+}
+
+/* Down for an hour: back within a backoff of at most half a minute, and no storm meanwhile. */
+static void test_registers_after_a_long_outage(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    script_set_down(r.script, true);
+    sdc_registrar_desc desc = registrar_desc_plain();
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 3600000);
+    CHECK_BETWEEN(world_num_connects(r.world, "10.0.0.1", 8500), 100, 400);
+    script_set_down(r.script, false);
+    rig_run(&r, 60000);
+    CHECK(sdc_registrar_is_registered(r.registrar));
+    rig_deinit(&r);
+}
+
+/* ---- heartbeats ------------------------------------------------------------------------------- */
+
+/* No two beats of one check are further apart than `most_ms`, nor closer than half of it. */
+static void registrar_check_beats(rig *r, const char *start, uint64_t most_ms)
+{
+    size_t num = script_count(r->script, start);
+    CHECK(num > 20);
+    for (size_t i = 1; i < num && test_num_failures() < 5; i++) {
+        uint64_t before = script_nth_of(r->script, start, i - 1)->at_ms;
+        CHECK_BETWEEN(script_nth_of(r->script, start, i)->at_ms - before, most_ms / 2, most_ms);
+    }
+}
+
+static void test_beats_a_third_of_the_ttl_apart(void)
+{
+    static const uint32_t ttls[] = { 500, 1000, 10000, 15001, 60000 };
+    for (size_t i = 0; i < REGISTRAR_NUM(ttls); i++) {
+        rig r;
+        sdc_check check;
+        test_note("TTL %u ms", (unsigned)ttls[i]);
+        REQUIRE(registrar_begin(&r, NULL));
+        sdc_registrar_desc desc = registrar_desc_with(&check, ttls[i]);
+        REQUIRE(rig_register(&r, &desc));
+        rig_run(&r, (uint64_t)ttls[i] * 20);
+        registrar_check_beats(&r, REGISTRAR_UPDATE, ttls[i] / 3);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+        CHECK_U64(world_seen(r.world)->opened, 1);
+        rig_deinit(&r);
+    }
+}
+
+/* The time an answer takes is not added to the pause. */
+static void test_beats_a_third_apart_on_a_slow_network(void)
+{
+    rig r;
+    sdc_check check;
+    world_desc slow;
+    memset(&slow, 0, sizeof slow);
+    slow.latency_ms = 200;
+    REQUIRE(registrar_begin(&r, &slow));
+    registrar_on(&r, REGISTRAR_UPDATE);
+    script_delay(r.script, 500);
+    script_ok(r.script);
+    sdc_registrar_desc desc = registrar_desc_with(&check, 15000);
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 300000);
+    registrar_check_beats(&r, REGISTRAR_UPDATE, 5000);
+    rig_deinit(&r);
+}
+
+static void test_beats_as_told(void)
+{
+    rig r;
+    sdc_check check;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_with(&check, 30000);
+    desc.heartbeat_ms = 1000;
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 60000);
+    registrar_check_beats(&r, REGISTRAR_UPDATE, 1000);
+    rig_deinit(&r);
+}
+
+/* Processes that started together do not beat together. */
+static void test_beats_spread(void)
+{
+    uint64_t first_ms = 0;
+    bool     differs = false;
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+        rig r;
+        world_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.seed = seed;
+        REQUIRE(registrar_begin(&r, &desc));
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 10000);
+        const script_request *second = script_nth_of(r.script, REGISTRAR_UPDATE, 1);
+        if (CHECK(second != NULL)) {
+            differs = differs || (first_ms != 0 && second->at_ms != first_ms);
+            first_ms = second->at_ms;
+        }
+        rig_deinit(&r);
+    }
+    CHECK(differs);
+}
+
+static void test_each_ttl_check_beats(void)
+{
+    rig r;
+    sdc_check checks[3];
+    REQUIRE(registrar_begin(&r, NULL));
+    memset(checks, 0, sizeof checks);
+    checks[0].ttl_ms = 3000;
+    checks[1].tcp = "127.0.0.1:1";
+    checks[2].ttl_ms = 30000;
+    checks[2].id = "slow";
+    sdc_registrar_desc desc = registrar_desc_plain();
+    desc.registration.checks = checks;
+    desc.registration.num_checks = 3;
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 250000);
+    registrar_check_beats(&r, "PUT /v1/agent/check/update/service:web-1:1", 1000);
+    registrar_check_beats(&r, "PUT /v1/agent/check/update/slow", 10000);
+    CHECK_INT(registrar_count(&r, "PUT /v1/agent/check/update/service:web-1:2"), 0);
+    CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 0);
+    rig_deinit(&r);
+}
+
+/* What is no sign of a lost registration does not lead to a new one. */
+static void test_failed_beats_do_not_register_again(void)
+{
+    static const struct {
+        int         status;
+        const char *text;
+    } cases[] = {
+        { 500, "No cluster leader" }, { 403, "Permission denied" }, { 429, "slow down" },
+        { 503, "rate limit exceeded" }, { 404, "Invalid URL path: not a recognized HTTP API "
+                                               "endpoint" }, { 502, "bad gateway" },
+    };
+    for (size_t i = 0; i < REGISTRAR_NUM(cases); i++) {
+        rig r;
+        test_note("%d %s", cases[i].status, cases[i].text);
+        REQUIRE(registrar_begin(&r, NULL));
+        registrar_on(&r, REGISTRAR_UPDATE);
+        script_ok(r.script);
+        script_times(r.script, 3);
+        script_error(r.script, cases[i].status, cases[i].text);
+        script_ok(r.script);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 60000);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+        CHECK(sdc_registrar_is_registered(r.registrar));
+        CHECK(registrar_count(&r, REGISTRAR_UPDATE) > 10);
+        rig_deinit(&r);
+    }
+}
+
+/* ---- registering again ------------------------------------------------------------------------ */
+
+static char registrar_long_id[220];
+
+/* The agent has forgotten: the service is registered again and its check updated, both at once and
+   with what the program had set. */
+static void registrar_forgotten(int status, const char *text, const char *check_id)
+{
+    rig r;
+    sdc_check check;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_UPDATE);
+    script_times(r.script, 3);
+    script_ok(r.script);
+    script_error(r.script, status, text);
+    script_ok(r.script);
+    sdc_registrar_desc desc = registrar_desc_with(&check, 10000);
+    check.id = check_id;
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 100);
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_WARNING, "disk"), SDC_OK);
+    sdc_err err = SDC_OK;
+    while (err == SDC_OK) {
+        err = rig_run_exchange(&r);
+    }
+    CHECK_ERR(err, SDC_ERR_STATUS);
+    CHECK(!sdc_registrar_is_registered(r.registrar));
+    uint64_t lost_ms = world_now(r.world);
+    CHECK_ERR(rig_run_exchange(&r), SDC_OK);
+    CHECK(sdc_registrar_is_registered(r.registrar));
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+    CHECK_U64(registrar_last(&r, REGISTRAR_REGISTER)->at_ms, lost_ms);
+    CHECK_ERR(rig_run_exchange(&r), SDC_OK);
+    CHECK_U64(script_last(r.script)->at_ms, lost_ms);
+    CHECK_STR(script_last(r.script)->body, "{\"Status\":\"warning\",\"Output\":\"disk\"}");
+    rig_run(&r, 60000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+    CHECK(registrar_count(&r, REGISTRAR_UPDATE) > 15);
+    rig_deinit(&r);
+}
+
+static void test_82_unknown_check_registers_again(void)
+{
+    char text[400];
+    registrar_forgotten(404, "Unknown check ID \"service:web-1\". Ensure that the check ID is "
+                             "passed, not the check name.", NULL);
+    registrar_forgotten(404, "Unknown check \"service:web-1\"", NULL);
+    registrar_forgotten(500, "Unknown check \"service:web-1\"", NULL);
+    registrar_forgotten(500, "CheckID \"service:web-1\" does not have associated TTL", NULL);
+    /* the words stand behind the ID, however long that is */
+    memset(registrar_long_id, 'c', sizeof registrar_long_id - 1);
+    snprintf(text, sizeof text, "CheckID \"%s\" does not have associated TTL", registrar_long_id);
+    test_note("long ID");
+    registrar_forgotten(500, text, registrar_long_id);
+}
+
+typedef struct registrar_stage {
+    world         *w;
+    agent         *a;
+    sdc_client    *client;
+    sdc_registrar *registrar;
+    sdc_task      *task;
+} registrar_stage;
+
+static bool registrar_stage_begin(registrar_stage *s, agent_profile profile, const char *token,
+                                  const sdc_registrar_desc *desc)
+{
+    agent_desc is;
+    memset(&is, 0, sizeof is);
+    memset(s, 0, sizeof *s);
+    is.profile = profile;
+    is.management_token = token;
+    s->w = world_create(NULL);
+    s->a = agent_create(&is, world_now(s->w));
+    world_listen_agent(s->w, "10.0.0.1", 8500, s->a);
+    s->client = world_client(s->w, "10.0.0.1:8500");
+    bool ok = s->client != NULL &&
+              CHECK_ERR(sdc_client_set_token(s->client, token), SDC_OK) &&
+              CHECK_ERR(sdc_registrar_create(s->client, desc, &s->registrar, NULL), SDC_OK);
+    s->task = ok ? sdc_registrar_task(s->registrar) : NULL;
+    return ok;
+}
+
+static void registrar_stage_end(registrar_stage *s)
+{
+    sdc_registrar_destroy(s->registrar);
+    sdc_client_destroy(s->client);
+    world_destroy(s->w);
+    agent_destroy(s->a);
+}
+
+/* A whole life at each version of the embedded agent: there, ill, in maintenance, the agent
+   restarts without memory, the service is killed behind our back, stopped. */
+static void test_82_life_at_agents_of_both_versions(void)
+{
+    for (int i = 0; i < 4; i++) {
+        registrar_stage s;
+        sdc_check check;
+        sdc_stats stats;
+        test_note("agent %d", i);
+        sdc_registrar_desc desc = registrar_desc_with(&check, 10000);
+        REQUIRE(registrar_stage_begin(&s, (i & 1) != 0 ? AGENT_1_22 : AGENT_1_8,
+                                      (i & 2) != 0 ? "m" : NULL, &desc));
+        world_run(s.w, s.task, 60000);
+        CHECK_STR(agent_check_status(s.a, "service:web-1"), "passing");
+        CHECK_ERR(sdc_registrar_set_status(s.registrar, NULL, SDC_STATUS_WARNING, "x"), SDC_OK);
+        CHECK_ERR(sdc_registrar_set_maintenance(s.registrar, true, "new disk"), SDC_OK);
+        world_run(s.w, s.task, 10);
+        CHECK_STR(agent_check_status(s.a, "service:web-1"), "warning");
+        CHECK_STR(agent_check_status(s.a, "_service_maintenance:web-1"), "critical");
+        agent_restart(s.a, 0, false, world_now(s.w));
+        CHECK(!agent_has_service(s.a, "web-1"));
+        world_run(s.w, s.task, 4000);
+        CHECK(agent_has_service(s.a, "web-1"));
+        CHECK_STR(agent_check_status(s.a, "service:web-1"), "warning");
+        CHECK_STR(agent_check_status(s.a, "_service_maintenance:web-1"), "critical");
+        CHECK_ERR(sdc_registrar_set_maintenance(s.registrar, false, NULL), SDC_OK);
+        world_run(s.w, s.task, 10);
+        CHECK_STR(agent_check_status(s.a, "_service_maintenance:web-1"), "");
+        CHECK(agent_kill_service(s.a, "web-1", world_now(s.w)));
+        world_run(s.w, s.task, 4000);
+        CHECK(agent_has_service(s.a, "web-1"));
+        CHECK_STR(agent_check_status(s.a, "_service_maintenance:web-1"), "");
+        sdc_task_stats(s.task, &stats);
+        CHECK_U64(stats.registrations, 3);
+        sdc_stop(s.task);
+        CHECK_ERR(world_run(s.w, s.task, 10000), SDC_STOPPED);
+        CHECK(!agent_has_service(s.a, "web-1"));
+        registrar_stage_end(&s);
+    }
+}
+
+/* ---- without a TTL check ---------------------------------------------------------------------- */
+
+static void test_verifies_without_a_ttl_check(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_plain();
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 301000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 10);
+    CHECK_STR(registrar_last(&r, REGISTRAR_VERIFY)->raw_path, "/v1/agent/service/web-1");
+    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 0);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+    rig_deinit(&r);
+    REQUIRE(registrar_begin(&r, NULL));
+    desc.verify_ms = 1000;
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 10500);
+    CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 10);
+    rig_deinit(&r);
+    REQUIRE(registrar_begin(&r, NULL));
+    desc.verify_ms = SDC_NEVER;
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 3600000);
+    CHECK_INT(script_num_requests(r.script), 1);
+    rig_deinit(&r);
+}
+
+static void test_verify_registers_again_what_is_gone(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_VERIFY);
+    script_reply(r.script, 200, NULL, "{}");
+    script_error(r.script, 500, "No cluster leader");
+    script_reply(r.script, 200, NULL, "{}");
+    script_error(r.script, 404, "unknown service ID: web-1");
+    script_reply(r.script, 200, NULL, "{}");
+    sdc_registrar_desc desc = registrar_desc_plain();
+    REQUIRE(rig_register(&r, &desc));
+    for (int i = 0; i < 5; i++) {
+        rig_run_exchange(&r);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+    }
+    CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 4);
+    uint64_t lost_ms = world_now(r.world);
+    CHECK(!sdc_registrar_is_registered(r.registrar));
+    CHECK_ERR(rig_run_exchange(&r), SDC_OK);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+    CHECK_U64(world_now(r.world), lost_ms);
+    CHECK(sdc_registrar_is_registered(r.registrar));
+    rig_deinit(&r);
+}
+
+static void test_verify_at_agents_of_both_versions(void)
+{
+    for (int i = 0; i < 2; i++) {
+        registrar_stage s;
+        test_note("agent %d", i);
+        sdc_registrar_desc desc = registrar_desc_plain();
+        REQUIRE(registrar_stage_begin(&s, i != 0 ? AGENT_1_22 : AGENT_1_8, NULL, &desc));
+        world_run(s.w, s.task, 100000);
+        CHECK(agent_kill_service(s.a, "web-1", world_now(s.w)));
+        world_run(s.w, s.task, 30100);
+        CHECK(agent_has_service(s.a, "web-1"));
+        agent_restart(s.a, 0, false, world_now(s.w));
+        world_run(s.w, s.task, 30100);
+        CHECK(agent_has_service(s.a, "web-1"));
+        CHECK_INT(world_log_count(s.w, "INFO", "action=register"), 3);
+        registrar_stage_end(&s);
+    }
+}
+
+/* ---- what the program says -------------------------------------------------------------------- */
+
+static void test_set_status_is_sent_at_once(void)
+{
+    static const struct {
+        sdc_status  status;
+        const char *output, *body;
+    } cases[] = {
+        { SDC_STATUS_CRITICAL, "disk \"full\"\n",
+          "{\"Status\":\"critical\",\"Output\":\"disk \\\"full\\\"\\u000a\"}" },
+        { SDC_STATUS_WARNING, NULL, "{\"Status\":\"warning\"}" },
+        { SDC_STATUS_PASSING, "", "{\"Status\":\"passing\"}" },
+    };
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    for (size_t i = 0; i < REGISTRAR_NUM(cases); i++) {
+        test_note("case %zu", i);
+        rig_run(&r, 1234);
+        CHECK_ERR(sdc_registrar_set_status(r.registrar, "service:web-1", cases[i].status,
+                                           cases[i].output), SDC_OK);
+        sdc_wants wants = sdc_task_wants(r.task);
+        CHECK_INT(wants.timeout_ms, 0);
+        uint64_t now_ms = world_now(r.world);
+        CHECK_ERR(rig_run_exchange(&r), SDC_OK);
+        CHECK_U64(script_last(r.script)->at_ms, now_ms);
+        CHECK_STR(script_last(r.script)->body, cases[i].body);
+        /* and by each beat that follows */
+        CHECK_ERR(rig_run_exchange(&r), SDC_OK);
+        CHECK(script_last(r.script)->at_ms > now_ms);
+        CHECK_STR(script_last(r.script)->body, cases[i].body);
+    }
+    rig_deinit(&r);
+}
+
+static void test_set_arguments(void)
+{
+    static const sdc_status bad[] = { SDC_STATUS_UNSET, SDC_STATUS_MAINTENANCE, (sdc_status)77 };
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 100);
+    size_t before = script_num_requests(r.script);
+    for (size_t i = 0; i < REGISTRAR_NUM(bad); i++) {
+        CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, bad[i], "x"), SDC_ERR_ARG);
+    }
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, "service:web-2", SDC_STATUS_PASSING, "x"),
+              SDC_ERR_ARG);
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, "", SDC_STATUS_PASSING, "x"), SDC_ERR_ARG);
+    rig_run(&r, 100);
+    CHECK_INT(script_num_requests(r.script), before);
+    rig_deinit(&r);
+    /* without a TTL check there is nothing to set */
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_plain();
+    REQUIRE(rig_register(&r, &desc));
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_PASSING, ""), SDC_ERR_ARG);
+    CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, true, NULL), SDC_OK);
+    rig_run(&r, 100);
+    CHECK_STR(registrar_last(&r, REGISTRAR_MAINTAIN)->raw_query, "enable=true");
+    rig_deinit(&r);
+}
+
+static void test_set_status_of_one_check_and_of_all(void)
+{
+    rig r;
+    sdc_check checks[2];
+    REQUIRE(registrar_begin(&r, NULL));
+    memset(checks, 0, sizeof checks);
+    checks[0].ttl_ms = 30000;
+    checks[0].id = "a";
+    checks[1].ttl_ms = 30000;
+    checks[1].id = "b";
+    checks[1].status = SDC_STATUS_CRITICAL;
+    sdc_registrar_desc desc = registrar_desc_plain();
+    desc.registration.checks = checks;
+    desc.registration.num_checks = 2;
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 100);
+    CHECK_STR(registrar_last(&r, REGISTRAR_UPDATE "a")->body, "{\"Status\":\"passing\"}");
+    CHECK_STR(registrar_last(&r, REGISTRAR_UPDATE "b")->body, "{\"Status\":\"critical\"}");
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, "b", SDC_STATUS_WARNING, "b"), SDC_OK);
+    rig_run(&r, 100);
+    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE "a"), 1);
+    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE "b"), 2);
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_PASSING, "both"), SDC_OK);
+    rig_run(&r, 100);
+    CHECK_STR(registrar_last(&r, REGISTRAR_UPDATE "a")->body,
+              "{\"Status\":\"passing\",\"Output\":\"both\"}");
+    CHECK_STR(registrar_last(&r, REGISTRAR_UPDATE "b")->body,
+              "{\"Status\":\"passing\",\"Output\":\"both\"}");
+    rig_deinit(&r);
+}
+
+/* Is it one JSON text? */
+static sdc_err registrar_ignore(void *user, sdc_json_kind kind, const char *text, size_t len)
+{
+    size_t *longest = (size_t *)user;
+    (void)text;
+    if (kind == SDC_JSON_STRING && len > *longest) {
+        *longest = len;
+    }
+    return SDC_OK;
+}
+
+/* Cut at 4 KiB, never inside a character; bytes that are not UTF-8 never reach the agent. */
+static void test_set_status_with_much_output(void)
+{
+    static char output[9000];
+    static const char *const units[] = { "a", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x90\x88",
+                                         "\"", "\xff" };
+    for (size_t i = 0; i < REGISTRAR_NUM(units) * 2; i++) {
+        rig r;
+        sdc_json *json = NULL;
+        size_t longest = 0;
+        const char *unit = units[i / 2];
+        test_note("unit %zu, shifted by %zu", i / 2, i % 2);
+        memset(output, 0, sizeof output);
+        strcpy(output, i % 2 != 0 ? "x" : "");
+        size_t at = strlen(output);
+        while (at + 4 < sizeof output) {
+            strcpy(output + at, unit);
+            at += strlen(unit);
+        }
+        REQUIRE(registrar_begin(&r, NULL));
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 100);
+        size_t before = script_num_requests(r.script);
+        sdc_err err = sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_WARNING, output);
+        rig_run(&r, 100);
+        if (unit[0] == '\xff' && err == SDC_ERR_ARG) {
+            CHECK_INT(script_num_requests(r.script), before);
+        } else if (CHECK_ERR(err, SDC_OK)) {
+            CHECK_INT(script_num_requests(r.script), before + 1);
+            const script_request *request = script_last(r.script);
+            REQUIRE(sdc_json_create(NULL, registrar_ignore, &longest, &json) == SDC_OK);
+            CHECK_ERR(sdc_json_feed(json, request->body, request->body_len), SDC_OK);
+            CHECK_ERR(sdc_json_finish(json), SDC_OK);
+            CHECK_BETWEEN(longest, unit[0] == '\xff' ? 1 : 4093, 4096);
+            sdc_json_destroy(json);
+        }
+        rig_deinit(&r);
+    }
+}
+
+/* The agent is away: the newest of what was said is what it hears when it is back. */
+static void test_set_while_the_agent_is_away(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 10000);
+    script_set_down(r.script, true);
+    rig_run(&r, 10000);
+    size_t before = script_num_requests(r.script);
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_WARNING, "1"), SDC_OK);
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_CRITICAL, "2"), SDC_OK);
+    CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, true, "a&b"), SDC_OK);
+    rig_run(&r, 10000);
+    script_set_down(r.script, false);
+    rig_run(&r, 3000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_MAINTAIN), 1);
+    const script_request *request = registrar_last(&r, REGISTRAR_MAINTAIN);
+    CHECK_STR(request->raw_path, "/v1/agent/service/maintenance/web-1");
+    CHECK_STR(request->raw_query, "enable=true&reason=a%26b");
+    CHECK_STR(request->body, "");
+    for (size_t i = before; i < script_num_requests(r.script); i++) {
+        CHECK_HASNT(script_nth(r.script, i)->body, "warning");
+    }
+    CHECK_STR(registrar_last(&r, REGISTRAR_UPDATE)->body,
+              "{\"Status\":\"critical\",\"Output\":\"2\"}");
+    rig_deinit(&r);
+}
+
+/* Before there is anything to set it on. */
+static void test_set_before_the_registration(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, true, ""), SDC_OK);
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_CRITICAL, "c"), SDC_OK);
+    rig_run(&r, 10);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+    CHECK_STR(script_nth(r.script, 0)->raw_path, "/v1/agent/service/register");
+    CHECK_STR(registrar_last(&r, REGISTRAR_MAINTAIN)->raw_query, "enable=true");
+    CHECK_STR(registrar_last(&r, REGISTRAR_UPDATE)->body,
+              "{\"Status\":\"critical\",\"Output\":\"c\"}");
+    rig_deinit(&r);
+}
+
+/* While a beat with the old status is under way: another one follows at once. */
+static void test_set_during_a_beat(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_UPDATE);
+    script_delay(r.script, 1000);
+    script_ok(r.script);
+    script_ok(r.script);
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 500);
+    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 1);
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_CRITICAL, "now"), SDC_OK);
+    rig_run(&r, 600);
+    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 2);
+    CHECK_STR(script_last(r.script)->body, "{\"Status\":\"critical\",\"Output\":\"now\"}");
+    CHECK_U64(script_last(r.script)->at_ms, WORLD_START_MS + 1000);
+    rig_deinit(&r);
+}
+
+/* Maintenance that failed is tried again, unless it was taken back meanwhile. */
+static void test_maintenance_is_tried_again(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_MAINTAIN);
+    script_error(r.script, 500, "no");
+    script_error(r.script, 500, "no");
+    script_ok(r.script);
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 100);
+    CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, true, "r"), SDC_OK);
+    rig_run(&r, 60000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_MAINTAIN), 3);
+    CHECK_STR(registrar_last(&r, REGISTRAR_MAINTAIN)->raw_query, "enable=true&reason=r");
+    CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, false, NULL), SDC_OK);
+    rig_run(&r, 60000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_MAINTAIN), 4);
+    CHECK_STR(registrar_last(&r, REGISTRAR_MAINTAIN)->raw_query, "enable=false");
+    rig_deinit(&r);
+}
+
+static void registrar_fall_ill(void *user)
+{
+    CHECK_ERR(sdc_registrar_set_status((sdc_registrar *)user, NULL, SDC_STATUS_CRITICAL, "x"),
+              SDC_OK);
+}
+
+static void test_set_status_wakes_a_blocked_step(void)
+{
+    rig r;
+    sdc_check check;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_with(&check, 3600000);
+    REQUIRE(rig_register(&r, &desc));
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    world_after(r.world, 777, registrar_fall_ill, r.registrar);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    CHECK_U64(world_now(r.world), WORLD_START_MS + 777);
+    CHECK_STR(script_last(r.script)->body, "{\"Status\":\"critical\",\"Output\":\"x\"}");
+    rig_deinit(&r);
+}
+
+/* ---- from another thread, on real sockets ----------------------------------------------------- */
+
+typedef struct registrar_room {
+    sdc_registrar *registrar;
+    uint32_t       num_waits;       /* atomic: how often a step has begun to wait             */
+    uint32_t       is_over;         /* atomic: gives up                                       */
+} registrar_room;
+
+static sdc_err registrar_count_wait(void *user, void *waker, const sdc_wants *wants,
+                                    sdc_error *error)
+{
+    registrar_room *room = (registrar_room *)user;
+    (void)__atomic_add_fetch(&room->num_waits, 1, __ATOMIC_SEQ_CST);
+    return sdc_io_posix()->wait(sdc_io_posix()->user, waker, wants, error);
+}
+
+/* Says something as soon as the other thread blocks, three times, and then stops the task. */
+static void *registrar_other_thread(void *user)
+{
+    static const sdc_status statuses[] = { SDC_STATUS_WARNING, SDC_STATUS_CRITICAL,
+                                           SDC_STATUS_PASSING };
+    registrar_room *room = (registrar_room *)user;
+    for (size_t i = 0; i <= REGISTRAR_NUM(statuses); i++) {
+        uint32_t before = __atomic_load_n(&room->num_waits, __ATOMIC_SEQ_CST);
+        if (i < REGISTRAR_NUM(statuses)) {
+            (void)sdc_registrar_set_status(room->registrar, NULL, statuses[i], "thread");
+        } else {
+            sdc_stop(sdc_registrar_task(room->registrar));
+        }
+        while (__atomic_load_n(&room->num_waits, __ATOMIC_SEQ_CST) == before &&
+               __atomic_load_n(&room->is_over, __ATOMIC_SEQ_CST) == 0) {
+            sched_yield();
+        }
+    }
+    return NULL;
+}
+
+static void test_set_status_from_another_thread(void)
+{
+    agent_desc is;
+    uint16_t port = 0;
+    char address[40];
+    pthread_t thread;
+    registrar_room room;
+    sdc_client *client = NULL;
+    sdc_client_desc at;
+    sdc_check check;
+    memset(&is, 0, sizeof is);
+    memset(&room, 0, sizeof room);
+    memset(&at, 0, sizeof at);
+    agent *a = agent_create(&is, agent_server_now());
+    agent_server *server = agent_server_start(a, NULL, &port);
+    REQUIRE(server != NULL);
+    snprintf(address, sizeof address, "127.0.0.1:%u", (unsigned)port);
+    sdc_io io = *sdc_io_posix();
+    io.user = &room;
+    io.wait = registrar_count_wait;
+    at.address = address;
+    at.ignore_environment = true;
+    at.io = &io;
+    REQUIRE(sdc_client_create(&at, &client, NULL) == SDC_OK);
+    sdc_registrar_desc desc = registrar_desc_with(&check, 3600000);
+    REQUIRE(sdc_registrar_create(client, &desc, &room.registrar, NULL) == SDC_OK);
+    sdc_task *task = sdc_registrar_task(room.registrar);
+    CHECK_ERR(sdc_step(task, 10000), SDC_OK);
+    CHECK_ERR(sdc_step(task, 10000), SDC_OK);
+    REQUIRE(pthread_create(&thread, NULL, registrar_other_thread, &room) == 0);
+    uint64_t begin_ms = agent_server_now();
+    sdc_err err = SDC_OK;
+    size_t num_updates = 0;
+    while ((err == SDC_OK || err == SDC_AGAIN) && agent_server_now() < begin_ms + 10000) {
+        err = sdc_step(task, 10000);
+        num_updates += err == SDC_OK ? 1 : 0;
+    }
+    __atomic_store_n(&room.is_over, 1, __ATOMIC_SEQ_CST);
+    pthread_join(thread, NULL);
+    CHECK_ERR(err, SDC_STOPPED);
+    CHECK_BETWEEN(num_updates, 1, 4);       /* several may have become one; the last is the end */
+    agent_server_lock(server);
+    CHECK(!agent_has_service(a, "web-1"));
+    agent_server_unlock(server);
+    sdc_registrar_destroy(room.registrar);
+    sdc_client_destroy(client);
+    agent_server_stop(server);
+    agent_destroy(a);
+}
+
+/* ---- stopping --------------------------------------------------------------------------------- */
+
+static void test_stop_deregisters(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 10000);
+    world_log_clear(r.world);
+    sdc_stop(r.task);
+    sdc_stop(r.task);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    CHECK_STR(script_last(r.script)->raw_path, "/v1/agent/service/deregister/web-1");
+    CHECK(!sdc_registrar_is_registered(r.registrar));
+    CHECK_ERR(sdc_step(r.task, -1), SDC_STOPPED);
+    CHECK_INT(world_seen(r.world)->open_now, 0);
+    CHECK_STR(world_log(r.world), "INFO registrar service=web tags=[] address=10.9.0.1 "
+              "action=deregister\n");
+    /* and that for ever */
+    size_t num = script_num_requests(r.script);
+    sdc_wants wants = sdc_task_wants(r.task);
+    CHECK_INT(wants.fd, -1);
+    CHECK_INT(wants.timeout_ms, -1);
+    CHECK_U64(wants.deadline_ms, UINT64_MAX);
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_CRITICAL, "late"), SDC_OK);
+    for (int i = 0; i < 3; i++) {
+        CHECK_ERR(sdc_step(r.task, i - 1), SDC_STOPPED);
+    }
+    CHECK_INT(script_num_requests(r.script), num);
+    CHECK_U64(world_now(r.world), WORLD_START_MS + 10000);
+    rig_deinit(&r);
+}
+
+static void test_stop_keeps_the_service_if_told(void)
+{
+    rig r;
+    sdc_check check;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_with(&check, 10000);
+    desc.keep_on_stop = true;
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 10000);
+    CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+    CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), 0);
+    CHECK_INT(world_seen(r.world)->open_now, 0);
+    CHECK_U64(world_now(r.world), WORLD_START_MS + 10000);
+    rig_deinit(&r);
+}
+
+static void test_stop_before_the_first_step(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    sdc_stop(r.task);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_STOPPED);
+    CHECK_U64(world_seen(r.world)->opened, 0);
+    rig_deinit(&r);
+}
+
+/* A registration without an answer may have been heard: it is taken back. */
+static void test_stop_takes_back_an_unanswered_registration(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_REGISTER);
+    script_hang(r.script);
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 1000);
+    CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+    CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), 1);
+    CHECK_U64(world_now(r.world), WORLD_START_MS + 1000);
+    rig_deinit(&r);
+}
+
+/* The running exchange is dropped, and its connection with it. */
+static void test_stop_drops_the_running_exchange(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_UPDATE);
+    script_hang(r.script);
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 5000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 1);
+    const script_request *beat = script_last(r.script);
+    CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+    CHECK(!world_conn_is_open(beat->conn));
+    const script_request *last = registrar_last(&r, REGISTRAR_DEREGISTER);
+    CHECK(last->conn != beat->conn);
+    CHECK_U64(last->at_ms, WORLD_START_MS + 5000);
+    CHECK_U64(world_now(r.world), WORLD_START_MS + 5000);
+    rig_deinit(&r);
+}
+
+static void registrar_stop_now(void *user)
+{
+    sdc_stop((sdc_task *)user);
+}
+
+static void test_stop_wakes_a_blocked_step(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_plain();
+    REQUIRE(rig_register(&r, &desc));
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    world_after(r.world, 1234, registrar_stop_now, r.task);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_STOPPED);
+    CHECK_U64(world_now(r.world), WORLD_START_MS + 1234);
+    rig_deinit(&r);
+}
+
+typedef enum registrar_fault {
+    REGISTRAR_HANGS, REGISTRAR_REFUSES, REGISTRAR_BLACKHOLE, REGISTRAR_ERRORS, REGISTRAR_RESETS,
+    REGISTRAR_FORBIDS, REGISTRAR_NUM_FAULTS
+} registrar_fault;
+
+static const char *const registrar_fault_names[REGISTRAR_NUM_FAULTS] = {
+    "hangs", "refuses", "blackhole", "500", "resets", "403"
+};
+
+static void registrar_break(rig *r, registrar_fault fault)
+{
+    switch (fault) {
+    case REGISTRAR_HANGS:
+        registrar_on(r, REGISTRAR_DEREGISTER);
+        script_hang(r->script);
+        break;
+    case REGISTRAR_REFUSES:
+        script_set_down(r->script, true);
+        break;
+    case REGISTRAR_BLACKHOLE:
+        script_set_down(r->script, true);
+        world_listen_mode(r->world, "10.0.0.1", 8500, WORLD_BLACKHOLE);
+        break;
+    case REGISTRAR_ERRORS:
+        registrar_on(r, REGISTRAR_DEREGISTER);
+        script_error(r->script, 500, "No cluster leader");
+        break;
+    case REGISTRAR_RESETS:
+        registrar_on(r, REGISTRAR_DEREGISTER);
+        script_reset(r->script);
+        break;
+    case REGISTRAR_FORBIDS:
+        registrar_on(r, REGISTRAR_DEREGISTER);
+        script_error(r->script, 403, "Permission denied");
+        break;
+    case REGISTRAR_NUM_FAULTS:
+        break;
+    }
+}
+
+static void test_84_stop_is_bounded(void)
+{
+    static const uint32_t timeouts[] = { 0, 1, 500, 30000 };
+    for (size_t i = 0; i < REGISTRAR_NUM_FAULTS * REGISTRAR_NUM(timeouts); i++) {
+        rig r;
+        sdc_check check;
+        uint32_t timeout_ms = timeouts[i / REGISTRAR_NUM_FAULTS];
+        registrar_fault fault = (registrar_fault)(i % REGISTRAR_NUM_FAULTS);
+        test_note("%s, stop_timeout_ms %u", registrar_fault_names[fault], (unsigned)timeout_ms);
+        REQUIRE(registrar_begin(&r, NULL));
+        sdc_registrar_desc desc = registrar_desc_with(&check, 10000);
+        desc.stop_timeout_ms = timeout_ms;
+        REQUIRE(rig_register(&r, &desc));
+        rig_run(&r, 10000);
+        registrar_break(&r, fault);
+        uint64_t at_ms = world_now(r.world);
+        size_t before = script_num_requests(r.script);
+        sdc_stop(r.task);
+        CHECK_ERR(world_run(r.world, r.task, 100000), SDC_STOPPED);
+        uint64_t took_ms = world_now(r.world) - at_ms;
+        CHECK_BETWEEN(took_ms, 0, timeout_ms != 0 ? timeout_ms : 2000);
+        CHECK(script_num_requests(r.script) - before <= 100);
+        CHECK_INT(world_seen(r.world)->open_now, 0);
+        CHECK(world_log_count(r.world, "WARN", "err=") >= 1);
+        CHECK_INT(world_log_count(r.world, "INFO", "action=deregister"), 0);
+        rig_deinit(&r);
+    }
+}
+
+/* A short failure does not use up the stop: the service is gone in the end. */
+static void test_84_stop_tries_again(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_DEREGISTER);
+    script_reset(r.script);
+    script_error(r.script, 500, "No cluster leader");
+    script_ok(r.script);
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 10000);
+    uint64_t at_ms = world_now(r.world);
+    CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+    CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), 3);
+    CHECK(!sdc_registrar_is_registered(r.registrar));
+    CHECK_BETWEEN(world_now(r.world) - at_ms, 0, 2000);
+    rig_deinit(&r);
+}
+
+static void test_83_stop_takes_unknown_for_success(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_DEREGISTER);
+    script_error(r.script, 404, "Unknown service ID \"web-1\". Ensure that the service ID is "
+                                "passed, not the service name.");
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 10000);
+    sdc_stop(r.task);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_STOPPED);
+    CHECK_INT(world_log_count(r.world, "WARN", ""), 0);
+    rig_deinit(&r);
+}
+
+/* ---- destroying ------------------------------------------------------------------------------- */
+
+static void test_destroy_sends_nothing(void)
+{
+    sdc_registrar_destroy(NULL);
+    for (int i = 0; i < 3; i++) {
+        rig r;
+        REQUIRE(registrar_begin(&r, NULL));
+        registrar_on(&r, REGISTRAR_UPDATE);
+        script_ok(r.script);
+        script_hang(r.script);
+        REQUIRE(rig_register(&r, NULL));
+        if (i > 0) {
+            rig_run(&r, i == 1 ? 1000 : 5000);
+        }
+        size_t num = script_num_requests(r.script);
+        uint64_t written = world_seen(r.world)->bytes_written;
+        sdc_registrar_destroy(r.registrar);
+        r.registrar = NULL;
+        CHECK_INT(world_seen(r.world)->open_now, 0);
+        world_advance(r.world, 10000);
+        CHECK_INT(script_num_requests(r.script), num);
+        CHECK_U64(world_seen(r.world)->bytes_written, written);
+        rig_deinit(&r);
+    }
+}
+
+/* ---- once ------------------------------------------------------------------------------------- */
+
+static void test_register_once(void)
+{
+    rig r;
+    sdc_error error;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_plain();
+    REQUIRE(rig_register(&r, &desc));
+    CHECK_ERR(sdc_registrar_register(r.registrar, &error), SDC_OK);
+    CHECK_INT(error.code, SDC_OK);
+    CHECK(sdc_registrar_is_registered(r.registrar));
+    CHECK_INT(script_num_requests(r.script), 1);
+    CHECK_ERR(sdc_registrar_register(r.registrar, NULL), SDC_OK);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+    CHECK_ERR(sdc_registrar_deregister(r.registrar, &error), SDC_OK);
+    CHECK_INT(error.code, SDC_OK);
+    CHECK(!sdc_registrar_is_registered(r.registrar));
+    CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), 1);
+    CHECK_U64(world_now(r.world), WORLD_START_MS);
+    /* gone is gone: stepping does not bring it back, registering does */
+    world_advance(r.world, 100000);
+    CHECK_ERR(sdc_step(r.task, 0), SDC_AGAIN);
+    CHECK_INT(script_num_requests(r.script), 3);
+    CHECK_ERR(sdc_registrar_register(r.registrar, NULL), SDC_OK);
+    CHECK(sdc_registrar_is_registered(r.registrar));
+    rig_deinit(&r);
+}
+
+static void test_once_tells_failures(void)
+{
+    rig r;
+    sdc_error error;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_REGISTER);
+    script_error(r.script, 400, "Invalid Weights: Passing must be greater than 0");
+    script_error(r.script, 403, "Permission denied");
+    script_ok(r.script);
+    registrar_on(&r, REGISTRAR_DEREGISTER);
+    script_error(r.script, 500, "No cluster leader");
+    script_error(r.script, 404, "Unknown service ID \"web-1\".");
+    REQUIRE(rig_register(&r, NULL));
+    CHECK_ERR(sdc_registrar_register(r.registrar, &error), SDC_ERR_STATUS);
+    CHECK_INT(error.code, SDC_ERR_STATUS);
+    CHECK_INT(error.http_status, 400);
+    CHECK_HAS(error.message, "Invalid Weights");
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+    CHECK_ERR(sdc_registrar_register(r.registrar, &error), SDC_ERR_DENIED);
+    CHECK_ERR(sdc_registrar_register(r.registrar, &error), SDC_OK);
+    CHECK_ERR(sdc_registrar_deregister(r.registrar, &error), SDC_ERR_STATUS);
+    CHECK_INT(error.http_status, 500);
+    CHECK_ERR(sdc_registrar_deregister(r.registrar, &error), SDC_OK);
+    CHECK_INT(error.code, SDC_OK);
+    script_set_down(r.script, true);
+    CHECK_ERR(sdc_registrar_register(r.registrar, &error), SDC_ERR_CONNECT);
+    CHECK_HAS(error.message, "10.0.0.1:8500");
+    CHECK_U64(world_now(r.world), WORLD_START_MS);
+    rig_deinit(&r);
+}
+
+static void test_once_is_bounded(void)
+{
+    for (int i = 0; i < 4; i++) {
+        rig r;
+        sdc_error error;
+        sdc_client_desc client;
+        test_note("%s, %s", i % 2 != 0 ? "blackhole" : "hangs", i < 2 ? "register" : "deregister");
+        memset(&client, 0, sizeof client);
+        client.request_timeout_ms = 3000;
+        client.connect_timeout_ms = 60000;
+        REQUIRE(rig_init_client(&r, NULL, &client));
+        script_hang(r.script);
+        if (i % 2 != 0) {
+            world_listen_mode(r.world, "10.0.0.1", 8500, WORLD_BLACKHOLE);
+        }
+        REQUIRE(rig_register(&r, NULL));
+        CHECK_ERR(i < 2 ? sdc_registrar_register(r.registrar, &error)
+                        : sdc_registrar_deregister(r.registrar, &error), SDC_ERR_TIMEOUT);
+        CHECK_INT(error.code, SDC_ERR_TIMEOUT);
+        CHECK(error.message[0] != '\0');
+        CHECK_BETWEEN(world_now(r.world) - WORLD_START_MS, 2999, 3000);
+        rig_deinit(&r);
+    }
+}
+
+/* As a step of the task: the two can be mixed, and after a stop nothing goes any more. */
+static void test_once_among_steps(void)
+{
+    rig r;
+    sdc_error error;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_UPDATE);
+    script_times(r.script, 2);
+    script_ok(r.script);
+    script_hang(r.script);
+    REQUIRE(rig_register(&r, NULL));
+    CHECK_ERR(sdc_registrar_register(r.registrar, NULL), SDC_OK);
+    rig_run(&r, 5000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 2);
+    rig_run(&r, 3000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 3);
+    /* the third beat hangs: it is dropped */
+    CHECK_ERR(sdc_registrar_register(r.registrar, &error), SDC_OK);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+    CHECK_U64(world_now(r.world), WORLD_START_MS + 8000);
+    CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+    CHECK_ERR(sdc_registrar_register(r.registrar, &error), SDC_STOPPED);
+    CHECK_ERR(sdc_registrar_deregister(r.registrar, &error), SDC_STOPPED);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+    rig_deinit(&r);
+}
+
+typedef struct registrar_inside {
+    sdc_registrar *registrar;
+    size_t         num_calls;
+} registrar_inside;
+
+static void registrar_on_wants(void *user, sdc_task *task, sdc_wants wants)
+{
+    registrar_inside *inside = (registrar_inside *)user;
+    sdc_error error;
+    (void)wants;
+    if (inside->registrar == NULL) {
+        return;                     /* told at once, outside of a step */
+    }
+    inside->num_calls++;
+    CHECK_ERR(sdc_step(task, 0), SDC_ERR_ARG);
+    CHECK_ERR(sdc_registrar_register(inside->registrar, &error), SDC_ERR_ARG);
+    CHECK_INT(error.code, SDC_ERR_ARG);
+    CHECK_ERR(sdc_registrar_deregister(inside->registrar, &error), SDC_ERR_ARG);
+}
+
+static void test_no_step_inside_a_step(void)
+{
+    rig r;
+    registrar_inside inside;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    memset(&inside, 0, sizeof inside);
+    sdc_task_on_wants(r.task, registrar_on_wants, &inside);
+    inside.registrar = r.registrar;
+    CHECK_ERR(sdc_step(r.task, 1000), SDC_OK);
+    CHECK(inside.num_calls > 0);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+    sdc_task_on_wants(r.task, NULL, NULL);
+    rig_deinit(&r);
+}
+
+/* ---- refusals --------------------------------------------------------------------------------- */
+
+static void test_registrar_refusals(void)
+{
+    rig r;
+    sdc_error error;
+    sdc_check check;
+    sdc_registrar *out = (sdc_registrar *)(void *)&r;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_with(&check, 1000);
+    desc.heartbeat_ms = SDC_NEVER;
+    CHECK_ERR(sdc_registrar_create(r.client, &desc, &out, &error), SDC_ERR_ARG);
+    CHECK_HAS(error.message, "heartbeat_ms");
+    CHECK(out == NULL);
+    desc = registrar_desc_with(&check, 1000);
+    desc.stop_timeout_ms = SDC_NEVER;
+    CHECK_ERR(sdc_registrar_create(r.client, &desc, &out, &error), SDC_ERR_ARG);
+    CHECK_HAS(error.message, "stop_timeout_ms");
+    desc = registrar_desc_plain();
+    desc.registration.name = NULL;
+    CHECK_ERR(sdc_registrar_create(r.client, &desc, &out, &error), SDC_ERR_ARG);
+    CHECK_HAS(error.message, "name");
+    desc = registrar_desc_with(&check, 0);
+    CHECK_ERR(sdc_registrar_create(r.client, &desc, &out, &error), SDC_ERR_ARG);
+    CHECK_HAS(error.message, "checks[0]");
+    rig_deinit(&r);
+}
+
+/* ---- no storms -------------------------------------------------------------------------------- */
+
+/* An agent that says the same for ever, for ten minutes. `per_minute` is what it may be asked. */
+static void registrar_storm(const char *start, int status, const char *text, uint32_t ttl_ms,
+                            size_t per_minute)
+{
+    rig r;
+    sdc_check check;
+    test_note("%s: %d %s, TTL %u", start, status, text, (unsigned)ttl_ms);
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, start);
+    if (status != 0) {
+        script_error(r.script, status, text);
+    } else {
+        script_reset(r.script);
+    }
+    sdc_registrar_desc desc = registrar_desc_with(&check, ttl_ms);
+    if (ttl_ms == 0) {
+        desc = registrar_desc_plain();
+    }
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 600000);
+    size_t num = script_num_requests(r.script);
+    CHECK_BETWEEN(num, 10, per_minute * 10);
+    /* the last minute is no worse than the average, and nothing was given up */
+    size_t late = 0;
+    for (size_t i = 0; i < num; i++) {
+        late += script_nth(r.script, i)->at_ms >= WORLD_START_MS + 540000 ? 1 : 0;
+    }
+    CHECK_BETWEEN(late, 1, per_minute);
+    /* and it is well again soon after the agent is */
+    script_clear(r.script);
+    script_on(r.script, "GET ");
+    script_reply(r.script, 200, NULL, "{}");
+    script_on(r.script, "PUT ");
+    script_ok(r.script);
+    script_on(r.script, start);
+    script_ok(r.script);
+    rig_run(&r, 31000);
+    CHECK(sdc_registrar_is_registered(r.registrar));
+    sdc_stats stats;
+    sdc_task_stats(r.task, &stats);
+    CHECK_INT(stats.consecutive_failures, 0);
+    rig_deinit(&r);
+}
+
+/* With a TTL of 10 s a beat is due each 3.3 s: that is the measure of what a retry may cost. */
+static void test_no_tight_loop_of_beats(void)
+{
+    registrar_storm(REGISTRAR_UPDATE, 404, "Unknown check ID \"service:web-1\".", 10000, 130);
+    registrar_storm(REGISTRAR_UPDATE, 500, "CheckID \"service:web-1\" does not have associated "
+                                           "TTL", 10000, 130);
+    registrar_storm(REGISTRAR_UPDATE, 500, "No cluster leader", 10000, 130);
+    registrar_storm(REGISTRAR_UPDATE, 403, "Permission denied", 10000, 130);
+    registrar_storm(REGISTRAR_UPDATE, 429, "slow", 10000, 130);
+    registrar_storm(REGISTRAR_UPDATE, 0, "reset", 10000, 130);
+}
+
+static void test_39_no_tight_loop_of_registrations(void)
+{
+    registrar_storm(REGISTRAR_REGISTER, 400, "Request decode failed", 10000, 61);
+    registrar_storm(REGISTRAR_REGISTER, 403, "Permission denied", 10000, 61);
+    registrar_storm(REGISTRAR_REGISTER, 429, "slow", 10000, 61);
+    registrar_storm(REGISTRAR_REGISTER, 400, "Request decode failed", 0, 10);
+    registrar_storm(REGISTRAR_REGISTER, 500, "No cluster leader", 0, 10);
+    registrar_storm(REGISTRAR_REGISTER, 0, "reset", 0, 10);
+}
+
+/* What was refused is no better after a tenth of a second, however short the TTL is: there is no
+   check yet that could expire. */
+static void test_39_no_tight_loop_with_a_short_ttl(void)
+{
+    registrar_storm(REGISTRAR_REGISTER, 400, "Request decode failed", 1000, 70);
+}
+
+static void test_39_the_body_is_told(void)
+{
+    rig r;
+    sdc_error error;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_REGISTER);
+    script_error(r.script, 400, "Invalid check: TTL must be > 0");
+    REQUIRE(rig_register(&r, NULL));
+    CHECK_ERR(rig_run_exchange(&r), SDC_ERR_STATUS);
+    sdc_task_error(r.task, &error);
+    CHECK_INT(error.http_status, 400);
+    CHECK_HAS(error.message, "Invalid check: TTL must be > 0");
+    CHECK_INT(world_log_count(r.world, "WARN", "Invalid check: TTL must be > 0"), 1);
+    rig_deinit(&r);
+}
+
+/* ---- the same in an event loop ---------------------------------------------------------------- */
+
+static void test_life_in_an_event_loop(void)
+{
+    for (int is_edge = 0; is_edge <= 1; is_edge++) {
+        rig r;
+        world_desc desc;
+        test_note("%s", is_edge ? "edge" : "level");
+        memset(&desc, 0, sizeof desc);
+        desc.latency_ms = 3;
+        desc.read_max = 7;
+        desc.write_max = 11;
+        desc.again_every = 3;
+        desc.drive = is_edge ? WORLD_DRIVE_EDGE : WORLD_DRIVE_LEVEL;
+        REQUIRE(registrar_begin(&r, &desc));
+        registrar_on(&r, REGISTRAR_UPDATE);
+        script_times(r.script, 5);
+        script_ok(r.script);
+        script_error(r.script, 404, "Unknown check ID \"service:web-1\".");
+        script_ok(r.script);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 60000);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+        CHECK(registrar_count(&r, REGISTRAR_UPDATE) >= 18);
+        world_after(r.world, 100, registrar_fall_ill, r.registrar);
+        rig_run(&r, 200);
+        CHECK_HAS(registrar_last(&r, REGISTRAR_UPDATE)->body, "critical");
+        CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+        CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), 1);
+        rig_deinit(&r);
+    }
+}
+
+/* ---- memory ----------------------------------------------------------------------------------- */
+
+/* One life with the nth allocation failing. True: it was reached. */
+static bool registrar_life_without_memory(uint64_t nth, bool for_good)
+{
+    rig r;
+    sdc_error error;
+    sdc_check check;
+    if (!registrar_begin(&r, NULL)) {
+        return false;
+    }
+    registrar_on(&r, REGISTRAR_UPDATE);
+    script_times(r.script, 2);
+    script_ok(r.script);
+    script_error(r.script, 404, "Unknown check ID \"service:web-1\".");
+    script_ok(r.script);
+    fault_alloc_fail(&r.memory, nth, for_good);
+    sdc_registrar_desc desc = registrar_desc_with(&check, 10000);
+    sdc_err err = sdc_registrar_create(r.client, &desc, &r.registrar, &error);
+    CHECK_INT(error.code, err);
+    if (err != SDC_OK) {
+        CHECK_ERR(err, SDC_ERR_NOMEM);
+        CHECK(r.registrar == NULL);
+        bool was_hit = r.memory.num_failed > 0;
+        CHECK(was_hit);
+        rig_deinit(&r);
+        return was_hit;
+    }
+    r.task = sdc_registrar_task(r.registrar);
+    rig_run(&r, 5000);
+    err = sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_WARNING, "w");
+    CHECK(err == SDC_OK || (err == SDC_ERR_NOMEM && r.memory.num_failed > 0));
+    err = sdc_registrar_set_maintenance(r.registrar, true, "m");
+    CHECK(err == SDC_OK || (err == SDC_ERR_NOMEM && r.memory.num_failed > 0));
+    rig_run(&r, 10000);
+    bool was_hit = r.memory.num_failed > 0;
+    CHECK(sdc_registrar_is_registered(r.registrar) || was_hit);
+    if (!for_good) {
+        CHECK(sdc_registrar_is_registered(r.registrar));
+        CHECK_BETWEEN(registrar_count(&r, REGISTRAR_REGISTER), was_hit ? 1 : 2, 3);
+    }
+    uint64_t at_ms = world_now(r.world);
+    CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+    CHECK_BETWEEN(world_now(r.world) - at_ms, 0, 2000);
+    was_hit = r.memory.num_failed > 0;
+    rig_deinit(&r);
+    return was_hit;
+}
+
+static void test_registrar_without_memory(void)
+{
+    for (int for_good = 0; for_good <= 1; for_good++) {
+        for (uint64_t nth = 1; nth < 500 && test_num_failures() < 5; nth++) {
+            test_note("allocation %u fails, %s", (unsigned)nth, for_good ? "for good" : "once");
+            if (!registrar_life_without_memory(nth, for_good != 0)) {
+                CHECK(nth > 20);
+                break;
+            }
+        }
+    }
+}
+
+static const test_case cases_registrar[] = {
+    TEST(test_registers_and_says_so),
+    TEST(test_registration_is_copied),
+    TEST(test_registers_until_it_succeeds),
+    TEST(test_registers_after_a_long_outage),
+    TEST(test_beats_a_third_of_the_ttl_apart),
+    TEST(test_beats_a_third_apart_on_a_slow_network),
+    TEST(test_beats_as_told),
+    TEST(test_beats_spread),
+    TEST(test_each_ttl_check_beats),
+    TEST(test_failed_beats_do_not_register_again),
+    TEST(test_82_unknown_check_registers_again),
+    TEST(test_82_life_at_agents_of_both_versions),
+    TEST(test_verifies_without_a_ttl_check),
+    TEST(test_verify_registers_again_what_is_gone),
+    TEST(test_verify_at_agents_of_both_versions),
+    TEST(test_set_status_is_sent_at_once),
+    TEST(test_set_arguments),
+    TEST(test_set_status_of_one_check_and_of_all),
+    TEST(test_set_status_with_much_output),
+    TEST(test_set_while_the_agent_is_away),
+    TEST(test_set_before_the_registration),
+    TEST(test_set_during_a_beat),
+    TEST(test_maintenance_is_tried_again),
+    TEST(test_set_status_wakes_a_blocked_step),
+    TEST(test_set_status_from_another_thread),
+    TEST(test_stop_deregisters),
+    TEST(test_stop_keeps_the_service_if_told),
+    TEST(test_stop_before_the_first_step),
+    TEST(test_stop_takes_back_an_unanswered_registration),
+    TEST(test_stop_drops_the_running_exchange),
+    TEST(test_stop_wakes_a_blocked_step),
+    TEST(test_84_stop_is_bounded),
+    TEST(test_84_stop_tries_again),
+    TEST(test_83_stop_takes_unknown_for_success),
+    TEST(test_destroy_sends_nothing),
+    TEST(test_register_once),
+    TEST(test_once_tells_failures),
+    TEST(test_once_is_bounded),
+    TEST(test_once_among_steps),
+    TEST(test_no_step_inside_a_step),
+    TEST(test_registrar_refusals),
+    TEST(test_no_tight_loop_of_beats),
+    TEST(test_39_no_tight_loop_of_registrations),
+    TEST(test_39_no_tight_loop_with_a_short_ttl),
+    TEST(test_39_the_body_is_told),
+    TEST(test_life_in_an_event_loop),
+    TEST(test_registrar_without_memory),
+};
