@@ -9191,10 +9191,7 @@ static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error
 
     i->num_failures++;
     i->index = 0;
-    if (i->num_failures == 1) {
-        /* one free try, so that a single failure is mended soon whatever the bucket holds */
-        i->bucket.tokens = (uint32_t)sdci_max(i->bucket.tokens, 1);
-    }
+    i->bucket.every_ms = SDCI_READ_EVERY_MS;    /* the backoff bounds the rate from here on */
     sdci_instancer_pause(i, SDCI_READ_FIRST,
                          sdci_backoff_ms(&i->task.random, min_ms, max_ms, i->num_failures));
     sdci_instancer_log(i, SDC_LOG_WARN, "err", error->message);
