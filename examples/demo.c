@@ -128,7 +128,7 @@ static void print_event(const sdc_event *event, const sdc_change *change, const 
     add(&count, "%zu instance%s", event->num_instances, event->num_instances == 1 ? "" : "s");
     printf("%s+%.2f s%s  web: %-11s  %s[%s]%s%*s  %s\n", colour("\033[2m"), now_s() - demo.begin_s,
            colour("\033[m"), count.text, colour(tint), what.text, colour("\033[m"),
-           what.len < 28 ? (int)(28 - what.len) : 0, "", why);
+           why[0] != '\0' && what.len < 28 ? (int)(28 - what.len) : 0, "", why);
     fflush(stdout);
 }
 

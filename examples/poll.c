@@ -1,5 +1,4 @@
-/* poll: a watch and a registrar on a plain poll() loop. Any loop that can wait
-   for descriptors and a time can do the same.
+/* poll: a watch and a registrar on a plain poll() loop.
 
      cc -I. -o poll examples/poll.c examples/sdconsul.c
      ./poll web 8080         registers web on port 8080 and watches it */
@@ -19,8 +18,7 @@ static int wake_pipe[2];            /* a byte in it ends a poll that is just to 
 
 static void on_wake(void *user, sdc_task *task)
 {
-    ssize_t ignored = write(wake_pipe[1], "", 1);
-    (void)user, (void)task, (void)ignored;
+    (void)user, (void)task, (void)(write(wake_pipe[1], "", 1) + 1);
 }
 
 /* sdc_stop may be called here. The registrar deregisters before it is SDC_STOPPED. */
@@ -34,9 +32,8 @@ static void on_signal(int number)
 
 static void on_event(void *user, const sdc_event *event, const sdc_change *change)
 {
-    (void)user;
-    printf("%zu instances: %zu added, %zu removed, %zu updated %s\n", event->num_instances,
-           change->num_added, change->num_removed, change->num_updated, event->message);
+    (void)user, (void)change;
+    printf("%zu instances %s\n", event->num_instances, event->message);
 }
 
 /* Each round asks every task what it waits for, waits for the first of that, and steps all: a task
@@ -51,14 +48,13 @@ static void loop(void)
         int timeout_ms = -1;
         for (int i = 0; i < NUM_TASKS; i++) {
             sdc_wants wants = sdc_task_wants(tasks[i]);
-            fds[i].fd = wants.fd;   /* poll leaves out what is negative */
-            fds[i].events = (short)((wants.readable ? POLLIN : 0) | (wants.writable ? POLLOUT : 0));
+            short events = (short)((wants.readable ? POLLIN : 0) | (wants.writable ? POLLOUT : 0));
+            fds[i] = (struct pollfd){ .fd = wants.fd, .events = events };   /* -1 is left out */
             if (wants.timeout_ms >= 0 && (timeout_ms < 0 || wants.timeout_ms < timeout_ms)) {
                 timeout_ms = wants.timeout_ms;
             }
         }
-        fds[NUM_TASKS].fd = wake_pipe[0];
-        fds[NUM_TASKS].events = POLLIN;
+        fds[NUM_TASKS] = (struct pollfd){ .fd = wake_pipe[0], .events = POLLIN };
         (void)poll(fds, NUM_TASKS + 1, timeout_ms);
         if ((fds[NUM_TASKS].revents & POLLIN) != 0 && read(wake_pipe[0], bytes, sizeof bytes) < 0) {
             break;
@@ -76,9 +72,9 @@ int main(int argc, char **argv)
     sdc_check check = { .ttl_ms = 10000 };
     sdc_instancer_desc watch = { .query = { .service = name } };
     sdc_registrar_desc keep = { .registration = { .name = name, .checks = &check, .num_checks = 1 } };
-    sdc_client *client = NULL;
-    sdc_instancer *instancer = NULL;
-    sdc_registrar *registrar = NULL;
+    sdc_client *client;
+    sdc_instancer *instancer;
+    sdc_registrar *registrar;
     sdc_error error = { .message = "no pipe" };
 
     keep.registration.port = (uint16_t)(argc > 2 ? strtoul(argv[2], NULL, 10) : 8080);
