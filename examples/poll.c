@@ -18,7 +18,8 @@ static int wake_pipe[2];            /* a byte in it ends a poll that is just to 
 
 static void on_wake(void *user, sdc_task *task)
 {
-    (void)user, (void)task, (void)(write(wake_pipe[1], "", 1) + 1);
+    ssize_t ignored = write(wake_pipe[1], "", 1);
+    (void)user, (void)task, (void)ignored;
 }
 
 /* sdc_stop may be called here. The registrar deregisters before it is SDC_STOPPED. */
@@ -43,7 +44,6 @@ static void loop(void)
     struct pollfd fds[NUM_TASKS + 1];
     char bytes[64];
     int num_stopped;
-
     do {
         int timeout_ms = -1;
         for (int i = 0; i < NUM_TASKS; i++) {
