@@ -166,6 +166,11 @@ static void on_event(void *user, const sdc_event *event, const sdc_change *chang
     }
 }
 
+static void set_status(sdc_registrar *web, sdc_status status, const char *output)
+{
+    (void)sdc_registrar_set_status(web, NULL, status, output);
+}
+
 static void act(const scene *now)
 {
     sdc_registrar *web = demo.webs[now->who];
@@ -173,8 +178,8 @@ static void act(const scene *now)
     switch (now->verb) {
     case LOOK:            demo.is_running[WATCH] = true;                                     break;
     case REGISTER:        demo.is_running[now->who] = true;                                break;
-    case FAIL_CHECK:      sdc_registrar_set_status(web, NULL, SDC_STATUS_CRITICAL, "disk full"); break;
-    case PASS_CHECK:      sdc_registrar_set_status(web, NULL, SDC_STATUS_PASSING, "fine");   break;
+    case FAIL_CHECK:      set_status(web, SDC_STATUS_CRITICAL, "disk full");                 break;
+    case PASS_CHECK:      set_status(web, SDC_STATUS_PASSING, "fine");                       break;
     case MAINTENANCE_ON:  sdc_registrar_set_maintenance(web, true, "update");                break;
     case MAINTENANCE_OFF: sdc_registrar_set_maintenance(web, false, NULL);                   break;
     case AGENT_DIES:      agent_server_pause(demo.server);                                   break;

@@ -103,7 +103,8 @@ int main(int argc, char **argv)
 {
     struct itimerspec every = { .it_interval = { .tv_sec = 5 }, .it_value = { .tv_sec = 5 } };
     sdc_check check = { .ttl_ms = 10000 };
-    sdc_registrar_desc keep = { .registration = { .port = 8080, .checks = &check, .num_checks = 1 } };
+    sdc_registration web = { .port = 8080, .checks = &check, .num_checks = 1 };
+    sdc_registrar_desc keep = { .registration = web };
     sdc_client *client = NULL;
     sdc_instancer *watches[2];
     sdc_registrar *registrar = NULL;

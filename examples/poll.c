@@ -37,8 +37,7 @@ static void on_event(void *user, const sdc_event *event, const sdc_change *chang
     printf("%zu instances %s\n", event->num_instances, event->message);
 }
 
-/* Each round asks every task what it waits for, waits for the first of that, and steps all: a task
-   that has nothing to do costs next to nothing. */
+/* Asks every task what it waits for, waits for the first of that, and steps them all. */
 static void loop(void)
 {
     struct pollfd fds[NUM_TASKS + 1];
@@ -71,7 +70,8 @@ int main(int argc, char **argv)
     const char *name = argc > 1 ? argv[1] : "web";
     sdc_check check = { .ttl_ms = 10000 };
     sdc_instancer_desc watch = { .query = { .service = name } };
-    sdc_registrar_desc keep = { .registration = { .name = name, .checks = &check, .num_checks = 1 } };
+    sdc_registration web = { .name = name, .checks = &check, .num_checks = 1 };
+    sdc_registrar_desc keep = { .registration = web };
     sdc_client *client;
     sdc_instancer *instancer;
     sdc_registrar *registrar;

@@ -107,7 +107,8 @@ static char fresh_mark(const char *addr, uint64_t now_ms)
     for (size_t i = 0; i < num_news && i < NUM_NEWS; i++) {
         const news *n = &all_news[(num_news - 1 - i) % NUM_NEWS];
         size_t len = strlen(addr);
-        if (now_ms - n->at_ms < FRESH_MS && strncmp(n->text, addr, len) == 0 && n->text[len] == ' ') {
+        bool is_it = strncmp(n->text, addr, len) == 0 && n->text[len] == ' ';
+        if (is_it && now_ms - n->at_ms < FRESH_MS) {
             return n->mark;
         }
     }
@@ -116,7 +117,7 @@ static char fresh_mark(const char *addr, uint64_t now_ms)
 
 static void draw_instances(const sdc_event *event, uint64_t now_ms)
 {
-    cell("4", 0, "  %-25s %-12s %6s  %-19s %-17s TAGS", "ADDRESS", "STATUS", "WEIGHT", "ID", "NODE");
+    cell("4", 0, "  %-26s%-13s%-8s%-20s%-18sTAGS", "ADDRESS", "STATUS", "WEIGHT", "ID", "NODE");
     end_line();
     for (size_t i = 0; i < event->num_instances; i++) {
         const sdc_instance *instance = &event->instances[i];
