@@ -180,7 +180,7 @@ static void test_registers_until_it_succeeds(void)
     sdc_task_error(r.task, &error);
     CHECK_INT(error.http_status, 500);
     CHECK_HAS(error.message, "No cluster leader");
-    CHECK_ERR(rig_run_exchange(&r), SDC_ERR_HTTP);
+    CHECK_ERR(rig_run_exchange(&r), SDC_ERR_IO);
     CHECK(!sdc_registrar_is_registered(r.registrar));
     CHECK_ERR(rig_run_exchange(&r), SDC_OK);
     CHECK(sdc_registrar_is_registered(r.registrar));
