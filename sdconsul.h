@@ -295,6 +295,8 @@
    SDCONSUL_IMPLEMENTATION   the bodies too; in exactly one file
    SDC_API                   how public functions are declared     (extern)
    SDC_ASSERT(condition)     caller's mistakes; NDEBUG silences    (assert)
+   SDC_NO_FAST_PATH          the decoder of entries learns nothing
+   SDC_NO_SIMD               plain words instead of SSE2 or NEON
    ------------------------------------------------------------------------- */
 #ifndef SDC_API
 #define SDC_API extern
@@ -560,6 +562,9 @@ typedef enum sdc_status {
     SDC_STATUS_CRITICAL, SDC_STATUS_MAINTENANCE
 } sdc_status;
 
+/* "passing", "warning", "critical", "maintenance", or "unset". Static. */
+SDC_API const char *sdc_status_str(sdc_status status);
+
 /* A health check. Exactly one of ttl_ms, http, h2ping, tcp, udp, grpc,
    os_service, args, docker_container_id (with args) and alias_service or
    alias_node says the kind (Consul docs: api-docs/agent/check). */
@@ -609,7 +614,7 @@ typedef struct sdc_registration {
     const char *name;               /* required                               */
     const char *const *tags;        size_t num_tags;
     const char *address;            /*                       (the node's)     */
-    uint16_t    port;               /*                       (none)           */
+    uint16_t    port;               /* (none: instancers then leave it out)   */
     const sdc_port *ports;          size_t num_ports;   /* Consul 1.22        */
     const char *socket_path;        /* Consul 1.10                            */
     const sdc_address *tagged_addresses; size_t num_tagged_addresses;
@@ -811,8 +816,10 @@ SDC_API sdc_err sdc_registrar_create(sdc_client *client,
                                      sdc_registrar **out, sdc_error *error);
 /* At once and without network traffic: stop first to deregister. */
 SDC_API void sdc_registrar_destroy(sdc_registrar *registrar);
-/* Valid as long as the registrar. */
+/* Valid as long as the registrar, these two. */
 SDC_API sdc_task *sdc_registrar_task(sdc_registrar *registrar);
+/* The service ID that it registers and deregisters. */
+SDC_API const char *sdc_registrar_id(const sdc_registrar *registrar);
 
 /* Once, blocking, for at most request_timeout_ms. Counts as a step of the
    task, which need not be stepped besides. */
@@ -825,7 +832,7 @@ SDC_API sdc_err sdc_registrar_deregister(sdc_registrar *registrar,
    again whenever the service had to be registered again; a blocked step is
    woken. check_id NULL means every TTL check; output and reason are cut at
    4 KiB. Errors: SDC_ERR_ARG (no such TTL check, a status that cannot be
-   set), SDC_ERR_NOMEM. */
+   set, text that is not UTF-8), SDC_ERR_NOMEM. */
 SDC_API sdc_err sdc_registrar_set_status(sdc_registrar *registrar,
                                          const char *check_id,
                                          sdc_status status,
@@ -864,8 +871,9 @@ SDC_API sdc_err sdc_instancer_wait(sdc_instancer *instancer,
                                    size_t min_instances, uint32_t timeout_ms,
                                    sdc_error *error);
 
-/* Calls fn at once with the state, and then with each new event. The pair fn
-   and user names the subscription. The thread that steps.
+/* Calls fn at once with the state (err is SDC_AGAIN while nothing has been
+   heard), and then with each new event. The pair fn and user names the
+   subscription. The thread that steps.
    Errors: SDC_ERR_ARG (the pair is there already), SDC_ERR_NOMEM. */
 SDC_API sdc_err sdc_instancer_subscribe(sdc_instancer *instancer,
                                         sdc_event_fn fn, void *user);
@@ -1104,6 +1112,117 @@ static void sdci_unlock(uint32_t *lock)
     sdci_atomic_set(lock, 0);
 }
 
+/* -- Looking at many bytes at once -- */
+
+/* Three ways to the same two answers: SSE2, NEON, and words of eight bytes for everything else.
+   SDC_NO_SIMD takes the last one everywhere. */
+#if defined(__SSE2__) && !defined(SDC_NO_SIMD)
+#include <emmintrin.h>
+#define SDCI_LANE 16u
+
+/* A bit for each of 16 bytes that is not plain inside a JSON string: a quote, a backslash, a
+   control character or part of a multi-byte one. As signed numbers the last two are one range. */
+static uint32_t sdci_lane_special(const char *p)
+{
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+    __m128i found = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')),
+                                              _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\'))),
+                                 _mm_cmplt_epi8(bytes, _mm_set1_epi8(0x20)));
+
+    return (uint32_t)_mm_movemask_epi8(found);
+}
+
+static size_t sdci_lane_first(uint32_t special)
+{
+    return (size_t)__builtin_ctz(special);
+}
+
+/* Whether the first n of 16 bytes are equal. */
+static bool sdci_lane_same(const char *a, const char *b, size_t n)
+{
+    __m128i x = _mm_loadu_si128((const __m128i *)(const void *)a);
+    __m128i y = _mm_loadu_si128((const __m128i *)(const void *)b);
+    uint32_t equal = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x, y));
+
+    return ((equal ^ 0xFFFFu) & (0xFFFFu >> (16 - n))) == 0;
+}
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(SDC_NO_SIMD)
+#include <arm_neon.h>
+#define SDCI_LANE 16u
+
+/* NEON has no movemask: a narrowing shift leaves four bits for each byte. */
+static uint64_t sdci_lane_bits(uint8x16_t found)
+{
+    return vget_lane_u64(
+        vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(found), 4)), 0);
+}
+
+static uint64_t sdci_lane_special(const char *p)
+{
+    uint8x16_t bytes = vld1q_u8((const uint8_t *)p);
+    uint8x16_t found = vorrq_u8(vorrq_u8(vceqq_u8(bytes, vdupq_n_u8('"')),
+                                         vceqq_u8(bytes, vdupq_n_u8('\\'))),
+                                vcltq_s8(vreinterpretq_s8_u8(bytes), vdupq_n_s8(0x20)));
+
+    return sdci_lane_bits(found);
+}
+
+static size_t sdci_lane_first(uint64_t special)
+{
+    return (size_t)__builtin_ctzll(special) / 4;
+}
+
+static bool sdci_lane_same(const char *a, const char *b, size_t n)
+{
+    uint8x16_t equal = vceqq_u8(vld1q_u8((const uint8_t *)a), vld1q_u8((const uint8_t *)b));
+
+    return (~sdci_lane_bits(equal) & (~(uint64_t)0 >> (64 - 4 * n))) == 0;
+}
+#else
+#define SDCI_LANE 8u
+
+static uint64_t sdci_word(const char *p)
+{
+    uint64_t word;
+
+    memcpy(&word, p, sizeof word);
+    return word;
+}
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define SDCI_FIRST_BYTE(bits) ((size_t)__builtin_clzll(bits) / 8)
+#define SDCI_FIRST_BYTES(n)   (~(uint64_t)0 << (64 - 8 * (n)))
+#else
+#define SDCI_FIRST_BYTE(bits) ((size_t)__builtin_ctzll(bits) / 8)
+#define SDCI_FIRST_BYTES(n)   (~(uint64_t)0 >> (64 - 8 * (n)))
+#endif
+
+/* The top bit of each byte that is not plain inside a JSON string; no borrow or carry crosses a
+   byte, so each bit is exact. */
+static uint64_t sdci_lane_special(const char *p)
+{
+    const uint64_t ones = 0x0101010101010101u;
+    const uint64_t tops = 0x8080808080808080u;
+    uint64_t word = sdci_word(p);
+    uint64_t low = word & ~tops;
+    uint64_t quote = ((low ^ ones * '"') + ~tops) & tops;
+    uint64_t slash = ((low ^ ones * '\\') + ~tops) & tops;
+    uint64_t control = (low + ones * (0x80 - 0x20)) & tops;
+
+    return (~(quote & slash & control) & tops) | (word & tops);
+}
+
+static size_t sdci_lane_first(uint64_t special)
+{
+    return SDCI_FIRST_BYTE(special);
+}
+
+static bool sdci_lane_same(const char *a, const char *b, size_t n)
+{
+    return ((sdci_word(a) ^ sdci_word(b)) & SDCI_FIRST_BYTES(n)) == 0;
+}
+#endif
+
 /* Options that not every system has; each makes a connection better and none is needed. */
 static void sdci_socket_tune(int fd)
 {
@@ -1269,6 +1388,88 @@ static uint64_t sdci_after(uint64_t now_ms, uint32_t duration_ms)
     return duration_ms == SDC_NEVER ? SDCI_FOREVER : now_ms + duration_ms;
 }
 
+/* -- UTF-8 -- */
+
+/* A character being read: how many bytes are to come, and the range of the next one. */
+typedef struct sdci_utf8 {
+    uint8_t left, min, max;
+} sdci_utf8;
+
+/* First byte of a sequence. The ranges exclude overlong forms, surrogates and what is past
+   U+10FFFF (Unicode 15, table 3-7). */
+static bool sdci_utf8_lead(sdci_utf8 *utf8, unsigned char c)
+{
+    utf8->min = 0x80;
+    utf8->max = 0xBF;
+    if (c >= 0xC2 && c <= 0xDF) {
+        utf8->left = 1;
+    } else if (c >= 0xE0 && c <= 0xEF) {
+        utf8->left = 2;
+        utf8->min = c == 0xE0 ? 0xA0 : 0x80;
+        utf8->max = c == 0xED ? 0x9F : 0xBF;
+    } else if (c >= 0xF0 && c <= 0xF4) {
+        utf8->left = 3;
+        utf8->min = c == 0xF0 ? 0x90 : 0x80;
+        utf8->max = c == 0xF4 ? 0x8F : 0xBF;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* One byte of a multi-byte character; false if it cannot stand there. */
+static bool sdci_utf8_byte(sdci_utf8 *utf8, unsigned char c)
+{
+    if (utf8->left == 0) {
+        return sdci_utf8_lead(utf8, c);
+    }
+    if (c < utf8->min || c > utf8->max) {
+        return false;
+    }
+    utf8->left--;
+    utf8->min = 0x80;
+    utf8->max = 0xBF;
+    return true;
+}
+
+static bool sdci_is_utf8(const char *text)
+{
+    sdci_utf8 utf8 = { 0, 0, 0 };
+
+    for (; *text != '\0'; text++) {
+        unsigned char c = (unsigned char)*text;
+        if ((c >= 0x80 || utf8.left > 0) && !sdci_utf8_byte(&utf8, c)) {
+            return false;
+        }
+    }
+    return utf8.left == 0;
+}
+
+/* Writes a code point. Answers how many bytes it has. */
+static size_t sdci_put_utf8(char out[4], uint32_t c)
+{
+    if (c < 0x80) {
+        out[0] = (char)c;
+        return 1;
+    }
+    if (c < 0x800) {
+        out[0] = (char)(0xC0 | c >> 6);
+        out[1] = (char)(0x80 | (c & 0x3F));
+        return 2;
+    }
+    if (c < 0x10000) {
+        out[0] = (char)(0xE0 | c >> 12);
+        out[1] = (char)(0x80 | (c >> 6 & 0x3F));
+        out[2] = (char)(0x80 | (c & 0x3F));
+        return 3;
+    }
+    out[0] = (char)(0xF0 | c >> 18);
+    out[1] = (char)(0x80 | (c >> 12 & 0x3F));
+    out[2] = (char)(0x80 | (c >> 6 & 0x3F));
+    out[3] = (char)(0x80 | (c & 0x3F));
+    return 4;
+}
+
 /* -- Errors -- */
 
 const char *sdc_err_str(sdc_err err)
@@ -1355,7 +1556,7 @@ typedef struct sdci_fault {
 static void sdci_fault_tell(const sdci_fault *fault, const char *of_what, sdc_error *out)
 {
     sdci_error_clear(out);
-    if (fault->code == SDC_OK) {
+    if (fault->code == SDC_OK || out == NULL) {
         return;
     }
     (void)sdci_fail(out, fault->code, "%s, byte %llu: %s", of_what,
@@ -1655,8 +1856,7 @@ struct sdc_json {
     sdci_json_state state;
     sdc_json_kind kind;         /* of the token being read */
     uint8_t num_digits;         /* of the \u escape */
-    uint8_t utf8_left;          /* continuation bytes to come */
-    uint8_t utf8_min, utf8_max; /* the range of the next one */
+    sdci_utf8 utf8;             /* the character being read */
     bool keeps_text;            /* false: the consumer does not want it, so it is only checked */
 };
 
@@ -1670,7 +1870,7 @@ static void sdci_json_reset(sdc_json *json)
     json->token_at = 0;
     json->depth = 0;
     json->high = 0;
-    json->utf8_left = 0;
+    json->utf8.left = 0;
     json->state = SDCI_JSON_VALUE;
     json->keeps_text = true;
 }
@@ -1781,43 +1981,6 @@ static void sdci_json_begin_string(sdc_json *json, sdc_json_kind kind)
     json->state = SDCI_JSON_STRING;
 }
 
-/* First byte of a UTF-8 sequence: how many follow, and the range of the next one, which excludes
-   overlong forms, surrogates and what is past U+10FFFF (Unicode 15, table 3-7). */
-static bool sdci_json_utf8_lead(sdc_json *json, unsigned char c)
-{
-    json->utf8_min = 0x80;
-    json->utf8_max = 0xBF;
-    if (c >= 0xC2 && c <= 0xDF) {
-        json->utf8_left = 1;
-    } else if (c >= 0xE0 && c <= 0xEF) {
-        json->utf8_left = 2;
-        json->utf8_min = c == 0xE0 ? 0xA0 : 0x80;
-        json->utf8_max = c == 0xED ? 0x9F : 0xBF;
-    } else if (c >= 0xF0 && c <= 0xF4) {
-        json->utf8_left = 3;
-        json->utf8_min = c == 0xF0 ? 0x90 : 0x80;
-        json->utf8_max = c == 0xF4 ? 0x8F : 0xBF;
-    } else {
-        return false;
-    }
-    return true;
-}
-
-/* One byte of a multi-byte character; false if it cannot stand there. */
-static bool sdci_json_utf8_byte(sdc_json *json, unsigned char c)
-{
-    if (json->utf8_left == 0) {
-        return sdci_json_utf8_lead(json, c);
-    }
-    if (c < json->utf8_min || c > json->utf8_max) {
-        return false;
-    }
-    json->utf8_left--;
-    json->utf8_min = 0x80;
-    json->utf8_max = 0xBF;
-    return true;
-}
-
 /* From p to the first byte that is neither a plain ASCII character nor part of a whole and valid
    multi-byte one. */
 static const char *sdci_json_run(sdc_json *json, const char *p, const char *end)
@@ -1826,8 +1989,8 @@ static const char *sdci_json_run(sdc_json *json, const char *p, const char *end)
 
     for (; p < end; p++) {
         unsigned char c = (unsigned char)*p;
-        if (c >= 0x80 || json->utf8_left > 0) {
-            if (!sdci_json_utf8_byte(json, c)) {
+        if (c >= 0x80 || json->utf8.left > 0) {
+            if (!sdci_utf8_byte(&json->utf8, c)) {
                 sdci_json_fail_at(json, json->at + (uint64_t)(p - start), SDC_ERR_JSON,
                                   "invalid UTF-8");
                 return p;
@@ -1890,24 +2053,8 @@ static void sdci_json_escape(sdc_json *json, char c)
 static void sdci_json_keep_code_point(sdc_json *json, uint32_t c)
 {
     char utf8[4];
-    size_t len = 0;
 
-    if (c < 0x80) {
-        utf8[len++] = (char)c;
-    } else if (c < 0x800) {
-        utf8[len++] = (char)(0xC0 | c >> 6);
-        utf8[len++] = (char)(0x80 | (c & 0x3F));
-    } else if (c < 0x10000) {
-        utf8[len++] = (char)(0xE0 | c >> 12);
-        utf8[len++] = (char)(0x80 | (c >> 6 & 0x3F));
-        utf8[len++] = (char)(0x80 | (c & 0x3F));
-    } else {
-        utf8[len++] = (char)(0xF0 | c >> 18);
-        utf8[len++] = (char)(0x80 | (c >> 12 & 0x3F));
-        utf8[len++] = (char)(0x80 | (c >> 6 & 0x3F));
-        utf8[len++] = (char)(0x80 | (c & 0x3F));
-    }
-    sdci_json_keep(json, utf8, len);
+    sdci_json_keep(json, utf8, sdci_put_utf8(utf8, c));
 }
 
 /* After the fourth digit: half of a surrogate pair, or a character. */
@@ -2254,18 +2401,29 @@ void sdc_json_destroy(sdc_json *json)
 
 /* ---- entries --------------------------------------------- [sdc:entries] --
    The body of /v1/health/service/NAME, one instance at a time: an array of
-   {Node, Service, Checks}. Consumes the events of [sdc:json] and keeps the
-   text of one entry, never the body.
+   {Node, Service, Checks}. Holds the text of one entry, never the body.
 
-   Where the decoder stands is a stack of places. A table says for each place
-   which members are wanted and what becomes of them; every other member is
-   skipped, however deep it goes, and is still checked by [sdc:json].
+   Where the decoder stands is a place: a container whose members are wanted,
+   and how deep in a skipped one it is. A table says for each place which
+   members are wanted and what becomes of them; every other member is skipped,
+   however deep it goes, and still checked to the last byte.
 
    An entry that cannot be used (no address, no port, a member of the wrong
    shape) is counted and left out; the others are not touched by it.
+
+   The grammar is that of [sdc:json], written again for speed: bytes are read
+   where they are, by whole tokens. A token that the end of a feed has cut waits
+   in `carry` for the rest of it; strings and numbers, which may be long, go on
+   in the next feed instead.
+
+     BETWEEN --'"'--> STRING --'"'--> BETWEEN      (strings and names)
+        '-----digit-> NUMBER --else-> BETWEEN
+
+   Over it lies a shortcut that is learned while decoding (search for: gaps).
    Consul docs: api-docs/health#list-service-instances.
    ------------------------------------------------------------------------- */
 
+#define SDCI_LOOK            128u               /* longer tokens go on in the next feed */
 #define SDCI_ENTRY_TEXT_MAX  ((size_t)1 << 20)   /* wanted text of one entry */
 #define SDCI_ENTRY_ITEMS_MAX 1024u               /* tags, meta pairs, ... of one entry */
 
@@ -2323,16 +2481,51 @@ typedef struct sdci_span { uint32_t at, len; } sdci_span;
 typedef struct sdci_pair { sdci_span key, value; } sdci_pair;
 typedef struct sdci_item { sdci_span name, address; uint16_t port; bool is_default; } sdci_item;
 
+typedef struct sdci_gaps sdci_gaps;
+
 /* Called for an entry that is left out: its number from 0, and why. */
 typedef void (*sdci_skipped_fn)(void *user, uint64_t number, const char *why);
 
+/* What may come next. */
+typedef enum sdci_expect {
+    SDCI_EXPECT_VALUE, SDCI_EXPECT_FIRST_ITEM, SDCI_EXPECT_FIRST_KEY, SDCI_EXPECT_KEY,
+    SDCI_EXPECT_COLON, SDCI_EXPECT_NEXT, SDCI_EXPECT_NOTHING
+} sdci_expect;
+
+/* A position in the grammar between two tokens: all that decides what the bytes behind it mean. */
+typedef struct sdci_where {
+    uint64_t skip_objects;      /* bit n: level n of the skipped containers is an object */
+    uint8_t place;
+    uint8_t expect;
+    uint8_t member;             /* in the place's table: what the next value is */
+    uint8_t skip_depth;         /* open containers inside a skipped value */
+    uint8_t zero[4];            /* so that positions compare as bytes */
+} sdci_where;
+
+typedef enum sdci_entries_mode {
+    SDCI_BETWEEN,               /* between tokens                                     */
+    SDCI_IN_STRING,             /* a string or name goes on; ends at its quote        */
+    SDCI_IN_NUMBER              /* a number goes on; ends at the first other byte     */
+} sdci_entries_mode;
+
 struct sdc_entries {
-    sdc_json json;
     sdc_instance_fn fn;
     sdci_skipped_fn skipped_fn;         /* or NULL */
     void *user;
-    sdc_allocator own;                  /* of a decoder that sdc_entries_create made */
-    const sdci_member *member;          /* what the next value is */
+    sdc_allocator own;                  /* of a decoder that sdc_entries_create made, and so is */
+    sdci_gaps *own_gaps;
+    sdci_fault fault;
+    const char *window;                 /* the bytes being read, and */
+    uint64_t offset;                    /* how many came before them */
+    sdci_where at;
+    sdci_entries_mode mode;
+    sdci_json_state number_state;       /* of SDCI_IN_NUMBER */
+    uint32_t number;                    /* its value so far; from 65536 on only "too much" */
+    bool is_key;                        /* of SDCI_IN_STRING: a name */
+    bool is_kept;                       /* and its text is wanted */
+    bool has_nul;
+    bool is_last;                       /* nothing comes behind this window */
+    size_t kept_at;                     /* where the kept text begins in `text` */
     const char *bad;                    /* why this entry cannot be used; NULL so far it can */
     sdci_buf text;                      /* the strings of this entry, each with a NUL */
     sdci_buf tags, meta, tagged, ports; /* sdci_span, sdci_pair, sdci_item, sdci_item */
@@ -2341,10 +2534,11 @@ struct sdc_entries {
     sdci_span fields[SDCI_NUM_FIELDS];
     uint16_t numbers[SDCI_NUM_NUMBERS];
     sdci_span key;                      /* of the map member being read */
-    uint32_t skip_depth;                /* open containers inside a skipped value */
-    uint8_t places[8];
-    uint8_t depth;                      /* places[depth] is where we are */
     sdc_status status;                  /* the worst of the checks so far */
+    sdci_gaps *gaps;                    /* lent for a feed, or own; NULL: nothing is learned */
+    uint32_t gap;                       /* the one that led to the newest scalar */
+    size_t carry_len;
+    char carry[2 * SDCI_LOOK];
 };
 
 static const sdci_member sdci_of_top[]  = { { NULL, SDCI_ARRAY, SDCI_AT_LIST } };
@@ -2435,9 +2629,42 @@ static const sdci_member *const sdci_members_of[SDCI_NUM_PLACES] = {
     sdci_of_weights, sdci_of_locality, sdci_of_checks, sdci_of_check
 };
 
+/* Each place has one parent, so a position needs no stack; its depth counts open containers. */
+static const uint8_t sdci_parent_of[SDCI_NUM_PLACES] = {
+    SDCI_AT_TOP, SDCI_AT_TOP, SDCI_AT_LIST, SDCI_AT_ENTRY, SDCI_AT_NODE, SDCI_AT_ENTRY,
+    SDCI_AT_SERVICE, SDCI_AT_SERVICE, SDCI_AT_SERVICE, SDCI_AT_TAGGED, SDCI_AT_SERVICE,
+    SDCI_AT_PORTS, SDCI_AT_SERVICE, SDCI_AT_SERVICE, SDCI_AT_ENTRY, SDCI_AT_CHECKS
+};
+
+static const uint8_t sdci_depth_of[SDCI_NUM_PLACES] = {
+    0, 1, 2, 3, 4, 3, 4, 4, 4, 5, 4, 5, 4, 4, 3, 4
+};
+
+static const bool sdci_is_object[SDCI_NUM_PLACES] = {
+    false, false, true, true, true, true, false, true, true, true, false, true, true, true, false,
+    true
+};
+
 static sdci_place sdci_entries_place(const sdc_entries *e)
 {
-    return (sdci_place)e->places[e->depth];
+    return (sdci_place)e->at.place;
+}
+
+static const sdci_member *sdci_entries_member(const sdc_entries *e)
+{
+    static const sdci_member skipped = { NULL, SDCI_SKIP, 0 };
+
+    return e->at.skip_depth > 0 ? &skipped : &sdci_members_of[e->at.place][e->at.member];
+}
+
+/* `p` is the byte that it is about. */
+static void sdci_entries_fail(sdc_entries *e, const char *p, sdc_err code, const char *what)
+{
+    if (e->fault.code == SDC_OK) {
+        e->fault.code = code;
+        e->fault.what = what;
+        e->fault.at = e->offset + (uint64_t)(p - e->window);
+    }
 }
 
 /* The first reason is the one that is told. */
@@ -2460,19 +2687,18 @@ static const char *sdci_field_text(const sdc_entries *e, sdci_field field)
     return sdci_span_text(e, e->fields[field]);
 }
 
-/* A C string cannot show a NUL, and showing less than was said would be worse than nothing. */
-static sdci_span sdci_entry_keep(sdc_entries *e, sdci_str text)
+/* Keeps a text whole. No memory, or no room: it counts as absent, and the entry's end says so. */
+static sdci_span sdci_entry_keep(sdc_entries *e, const char *text, size_t len)
 {
     sdci_span span = { 0, 0 };
 
-    if (text.len > 0 && memchr(text.ptr, '\0', text.len) != NULL) {
-        sdci_entry_bad(e, "a NUL character in a string");
-        return span;
+    if (len + 1 <= e->text.cap - e->text.len || sdci_buf_reserve(&e->text, len + 1)) {
+        span.at = (uint32_t)e->text.len + 1;
+        span.len = (uint32_t)len;
+        memcpy(e->text.ptr + e->text.len, text, len);
+        e->text.ptr[e->text.len + len] = '\0';
+        e->text.len += len + 1;
     }
-    span.at = (uint32_t)e->text.len + 1;
-    span.len = (uint32_t)text.len;
-    sdci_put(&e->text, text.ptr, text.len);
-    sdci_put_char(&e->text, '\0');
     return span;
 }
 
@@ -2559,9 +2785,7 @@ static void sdci_entries_clear(sdc_entries *e, sdci_place place)
 
 static void sdci_entries_enter(sdc_entries *e, sdci_place place)
 {
-    SDC_ASSERT(e->depth + 1u < sizeof e->places);
-    e->depth++;
-    e->places[e->depth] = (uint8_t)place;
+    e->at.place = (uint8_t)place;
     sdci_entries_clear(e, place);
     if (place == SDCI_AT_WEIGHTS) {
         sdci_reset_weights(e, 0);
@@ -2816,7 +3040,7 @@ static void sdci_entry_strings(const sdc_entries *e, sdc_instance *out)
     out->zone = sdci_field_text(e, has_own ? SDCI_ZONE : SDCI_NODE_ZONE);
 }
 
-static void sdci_entry_emit(sdc_entries *e, sdci_field address)
+static void sdci_entry_emit(sdc_entries *e, sdci_field address, const char *at)
 {
     sdc_instance out;
 
@@ -2836,7 +3060,7 @@ static void sdci_entry_emit(sdc_entries *e, sdci_field address)
     }
     sdc_err err = e->fn(e->user, &out);
     if (err != SDC_OK) {
-        sdci_json_fail_at(&e->json, e->json.token_at, err, NULL);
+        sdci_entries_fail(e, at, err, NULL);
     }
 }
 
@@ -2849,11 +3073,27 @@ static void sdci_entries_leave_out(sdc_entries *e, const char *why)
     e->num_entries++;
 }
 
-static void sdci_entry_done(sdc_entries *e)
+/* Too much text makes the entry unusable; no memory ends the answer. */
+static void sdci_entry_check_memory(sdc_entries *e, const char *at)
+{
+    const sdci_buf *bufs[] = { &e->text, &e->tags, &e->meta, &e->tagged, &e->ports, &e->arrays };
+
+    for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) {
+        if (bufs[i]->err == SDC_ERR_LIMIT) {
+            sdci_entry_bad(e, "more than 1 MiB of text");
+        } else if (bufs[i]->err != SDC_OK) {
+            sdci_entries_fail(e, at, bufs[i]->err, NULL);
+        }
+    }
+}
+
+/* `at` is the brace that ends the entry. */
+static void sdci_entry_done(sdc_entries *e, const char *at)
 {
     sdci_field address = e->fields[SDCI_ADDRESS].len > 0 ? SDCI_ADDRESS : SDCI_NODE_ADDRESS;
     bool is_unix = e->fields[SDCI_SOCKET_PATH].len > 0;
 
+    sdci_entry_check_memory(e, at);
     if (!is_unix && e->fields[address].len == 0) {
         sdci_entry_bad(e, "no address");
     } else if (!is_unix && sdci_is_space_or_control(sdci_field_text(e, address))) {
@@ -2861,21 +3101,25 @@ static void sdci_entry_done(sdc_entries *e)
     } else if (!is_unix && sdci_entry_port(e) == 0) {
         sdci_entry_bad(e, "no port");
     }
+    if (e->fault.code == SDC_OK && e->bad == NULL) {
+        sdci_entry_emit(e, address, at);
+        sdci_entry_check_memory(e, at);
+    }
     if (e->bad == NULL) {
-        sdci_entry_emit(e, address);
         e->num_entries++;
     } else {
         sdci_entries_leave_out(e, e->bad);
     }
 }
 
-static void sdci_entries_leave(sdc_entries *e)
+/* Ends the container that is being read; `at` is its last byte. */
+static void sdci_entries_leave(sdc_entries *e, const char *at)
 {
     sdci_place place = sdci_entries_place(e);
 
-    e->depth--;
+    e->at.place = sdci_parent_of[place];
     if (place == SDCI_AT_ENTRY) {
-        sdci_entry_done(e);
+        sdci_entry_done(e, at);
     } else if (place == SDCI_AT_CHECK) {
         sdci_check_done(e);
     } else if (place == SDCI_AT_PORT) {
@@ -2885,31 +3129,105 @@ static void sdci_entries_leave(sdc_entries *e)
     }
 }
 
-/* -- From JSON events to entries -- */
+/* -- Gaps -- */
 
-static const sdci_member *sdci_find_member(sdci_place place, sdci_str name)
+/* A gap is all that stands between the end of one scalar and the first byte of the next one, such
+   as `,"Service":{"ID":"` or `"}]},{"Node":{"ID":"`. Consul writes the same few dozen of them for
+   every entry, and they are half of an answer. So the decoder learns them.
+
+   What is learned is one statement: from the position `before`, the bytes `bytes` lead to the
+   position `after`, and on their way these places were entered and left. The general decoder
+   makes it, when it has just walked from `before` over `bytes` without a fault and come to a
+   scalar. A position holds everything that decides what bytes mean, and nothing in the walk
+   depends on anything else; so whenever the decoder stands at `before` again and finds the same
+   bytes, the general decoder would do the same again, and it may be left out. That is all there is
+   to trust: both are compared in full each time, and `next` is only a guess where to look, as good
+   or bad as it may be.
+
+   Three things keep it so. Where a walk did something that is not in the statement (a fault, a
+   member of the wrong shape, a name with an escape), nothing is learned from it. A gap before a
+   string ends with the quote; a gap before anything else ends before its first byte, which is then
+   looked at anew: a number today may be null tomorrow. And the slots are found by a hash and taken
+   over without asking, since no statement refers to another one: junk is pushed out by use.
+
+   SDC_NO_FAST_PATH leaves all of it out; the decoder then answers the same. */
+
+#define SDCI_GAP_BYTES   112u
+#define SDCI_GAP_ACTIONS 7u
+#define SDCI_GAP_SLOTS   256u       /* 0 is where an answer begins */
+#define SDCI_GAP_PROBES  4u
+#define SDCI_GAP_NEXT    4u
+
+typedef struct sdci_gap {
+    sdci_where before, after;
+    uint8_t len;                    /* 0: the slot is free */
+    uint8_t num_actions;
+    uint8_t actions[SDCI_GAP_ACTIONS];      /* a place to enter, or SDCI_LEAVE */
+    uint8_t end_at;                 /* the byte that ended an entry */
+    uint8_t key_at, key_len;        /* of a map: the name of the value that follows */
+    uint8_t is_string;              /* a string follows, its quote is the last byte */
+    uint8_t next[SDCI_GAP_NEXT];    /* which followed it, the likeliest first */
+    char bytes[SDCI_GAP_BYTES];
+} sdci_gap;
+
+#define SDCI_LEAVE 0xFFu
+
+struct sdci_gaps {
+    sdci_gap slots[SDCI_GAP_SLOTS];
+    /* the walk that is under way */
+    const char *from;               /* NULL: nothing can be learned from it */
+    sdci_gap walk;
+    uint32_t num_misses;            /* in a row */
+};
+
+/* -- Walking: positions, containers, names -- */
+
+static void sdci_note_action(sdc_entries *e, uint8_t action)
 {
-    const sdci_member *m = sdci_members_of[place];
+    sdci_gaps *gaps = e->gaps;
 
-    while (m->name != NULL && (strlen(m->name) != name.len ||
-                               memcmp(m->name, name.ptr, name.len) != 0)) {
-        m++;
+    if (gaps == NULL || gaps->from == NULL) {
+        return;
     }
-    return m;
+    if (gaps->walk.num_actions == SDCI_GAP_ACTIONS) {
+        gaps->from = NULL;
+        return;
+    }
+    gaps->walk.actions[gaps->walk.num_actions++] = action;
 }
 
-static void sdci_entries_on_key(sdc_entries *e, sdci_str name)
+/* Something happened that is not in a gap's statement. */
+static void sdci_forget_walk(sdc_entries *e)
 {
-    e->member = sdci_find_member(sdci_entries_place(e), name);
-    e->json.keeps_text = e->member->type != SDCI_SKIP;
-    if (e->member->name == NULL && e->member->type != SDCI_SKIP) {
-        e->key = sdci_entry_keep(e, name);
+    if (e->gaps != NULL) {
+        e->gaps->from = NULL;
     }
+}
+
+/* A walk begins: at the end of a scalar, or where an answer begins. */
+static void sdci_begin_walk(sdc_entries *e, const char *p)
+{
+    if (e->gaps != NULL) {
+        e->gaps->from = p;
+        e->gaps->walk.before = e->at;
+        e->gaps->walk.num_actions = 0;
+        e->gaps->walk.end_at = 0;
+        e->gaps->walk.key_at = 0;
+        e->gaps->walk.key_len = 0;
+    }
+}
+
+static bool sdci_entries_in_object(const sdc_entries *e)
+{
+    if (e->at.skip_depth > 0) {
+        return (e->at.skip_objects >> (e->at.skip_depth - 1) & 1) != 0;
+    }
+    return sdci_is_object[e->at.place];
 }
 
 /* A value of another type than its place has. Outside an entry that is the end of the answer, or
    of this item of it; inside, of the entry. */
-static void sdci_entries_wrong(sdc_entries *e)
+static void sdci_entries_wrong(sdc_entries *e, const char *p)
 {
     static const char *const why[] = {
         "", "a value is not a string", "a port or weight is not an integer from 0 to 65535",
@@ -2917,51 +3235,171 @@ static void sdci_entries_wrong(sdc_entries *e)
         "a value is not an array", "a tag is not a string", "a meta value is not a string"
     };
 
+    sdci_forget_walk(e);
     if (sdci_entries_place(e) == SDCI_AT_TOP) {
-        sdci_json_fail_at(&e->json, e->json.token_at, SDC_ERR_SHAPE, "the answer is not an array");
+        sdci_entries_fail(e, p, SDC_ERR_SHAPE, "the answer is not an array");
     } else if (sdci_entries_place(e) == SDCI_AT_LIST) {
         sdci_entries_leave_out(e, "not an object");
     } else {
-        sdci_entry_bad(e, why[e->member->type]);
+        sdci_entry_bad(e, why[sdci_entries_member(e)->type]);
     }
 }
 
-static void sdci_entries_on_number(sdc_entries *e, sdci_str text)
+/* Goes into a container that is wanted, and counts its way out of one that is not. */
+static void sdci_entries_open(sdc_entries *e, const char *p)
 {
-    uint64_t value = 0;
+    bool is_object = *p == '{';
+    const sdci_member *member = sdci_entries_member(e);
 
-    if (e->member->type == SDCI_UINT16 && sdci_parse_u64(text, 65535, &value)) {
-        e->numbers[e->member->target] = (uint16_t)value;
+    if (sdci_depth_of[e->at.place] + e->at.skip_depth == SDCI_JSON_DEPTH_MAX) {
+        sdci_entries_fail(e, p, SDC_ERR_LIMIT, "nested deeper than 64 levels");
+        return;
+    }
+    if (member->type == (is_object ? SDCI_OBJECT : SDCI_ARRAY)) {
+        sdci_note_action(e, (uint8_t)member->target);
+        sdci_entries_enter(e, (sdci_place)member->target);
     } else {
-        sdci_entries_wrong(e);
+        if (member->type != SDCI_SKIP) {
+            sdci_entries_wrong(e, p);
+        }
+        uint64_t bit = (uint64_t)1 << e->at.skip_depth;
+        e->at.skip_objects = is_object ? e->at.skip_objects | bit : e->at.skip_objects & ~bit;
+        e->at.skip_depth++;
+    }
+    e->at.member = 0;
+    e->at.expect = is_object ? SDCI_EXPECT_FIRST_KEY : SDCI_EXPECT_FIRST_ITEM;
+}
+
+/* A gap remembers one end of an entry, and names its key last. */
+static void sdci_note_leave(sdc_entries *e, const char *p)
+{
+    sdci_gaps *gaps = e->gaps;
+
+    if (gaps == NULL || gaps->from == NULL) {
+        return;
+    }
+    bool ends_entry = e->at.place == SDCI_AT_ENTRY;
+    if (gaps->walk.key_at != 0 || p - gaps->from >= SDCI_GAP_BYTES ||
+        (ends_entry && gaps->walk.end_at != 0)) {
+        gaps->from = NULL;
+        return;
+    }
+    if (ends_entry) {
+        gaps->walk.end_at = (uint8_t)(p - gaps->from + 1);
+    }
+    sdci_note_action(e, SDCI_LEAVE);
+}
+
+static void sdci_entries_close(sdc_entries *e, const char *p)
+{
+    if (e->at.skip_depth > 0) {
+        e->at.skip_depth--;
+        e->at.skip_objects &= ((uint64_t)1 << e->at.skip_depth) - 1;
+    } else {
+        sdci_note_leave(e, p);
+        sdci_entries_leave(e, p);
+    }
+    e->at.member = 0;
+    e->at.expect = e->at.place == SDCI_AT_TOP && e->at.skip_depth == 0 ? SDCI_EXPECT_NOTHING
+                                                                       : SDCI_EXPECT_NEXT;
+}
+
+static void sdci_entries_find_member(sdc_entries *e, const char *name, size_t len)
+{
+    const sdci_member *table = sdci_members_of[e->at.place];
+    uint8_t i = 0;
+
+    while (table[i].name != NULL &&
+           (strlen(table[i].name) != len || memcmp(table[i].name, name, len) != 0)) {
+        i++;
+    }
+    e->at.member = i;
+}
+
+/* In a map every name is wanted; in a skipped container none is. */
+static bool sdci_entries_wants_key(const sdc_entries *e)
+{
+    return e->at.skip_depth == 0 && sdci_members_of[e->at.place][0].name == NULL;
+}
+
+/* A whole name that stands in the window without escapes. */
+static void sdci_entries_plain_key(sdc_entries *e, const char *name, size_t len)
+{
+    sdci_gaps *gaps = e->gaps;
+
+    e->at.expect = SDCI_EXPECT_COLON;
+    if (e->at.skip_depth > 0) {
+        return;
+    }
+    if (!sdci_entries_wants_key(e)) {
+        sdci_entries_find_member(e, name, len);
+        return;
+    }
+    e->at.member = 0;
+    e->key = sdci_entry_keep(e, name, len);
+    if (gaps != NULL && gaps->from != NULL) {
+        if (gaps->walk.key_at != 0 || name + len - gaps->from > SDCI_GAP_BYTES) {
+            gaps->from = NULL;
+            return;
+        }
+        gaps->walk.key_at = (uint8_t)(name - gaps->from);
+        gaps->walk.key_len = (uint8_t)len;
     }
 }
 
-static void sdci_entries_on_string(sdc_entries *e, sdci_str text)
+/* -- Scalars -- */
+
+static void sdci_entries_scalar_done(sdc_entries *e, const char *p)
+{
+    e->mode = SDCI_BETWEEN;
+    e->at.member = 0;
+    e->at.expect = SDCI_EXPECT_NEXT;
+    sdci_begin_walk(e, p);
+}
+
+/* A string value whose text is kept already, if anybody wants it. */
+static void sdci_entries_take_string(sdc_entries *e, const sdci_member *member, sdci_span text)
 {
     sdci_pair pair;
 
-    if (e->member->type == SDCI_STRING) {
-        e->fields[e->member->target] = sdci_entry_keep(e, text);
-    } else if (e->member->type == SDCI_TAG) {
-        sdci_span tag = sdci_entry_keep(e, text);
-        sdci_entry_push(e, &e->tags, &tag, sizeof tag);
-    } else if (e->member->type == SDCI_META) {
+    if (member->type == SDCI_STRING) {
+        e->fields[member->target] = text;
+    } else if (member->type == SDCI_TAG) {
+        sdci_entry_push(e, &e->tags, &text, sizeof text);
+    } else if (member->type == SDCI_META) {
         pair.key = e->key;
-        pair.value = sdci_entry_keep(e, text);
+        pair.value = text;
         sdci_entry_push(e, &e->meta, &pair, sizeof pair);
-    } else {
-        sdci_entries_wrong(e);
+    }
+}
+
+static bool sdci_entries_wants_text(const sdci_member *member)
+{
+    return member->type == SDCI_STRING || member->type == SDCI_TAG || member->type == SDCI_META;
+}
+
+/* `number`: its value, or more than 65535 for one that is too large, negative or not an integer. */
+static void sdci_entries_take_number(sdc_entries *e, uint32_t number, const char *p)
+{
+    const sdci_member *member = sdci_entries_member(e);
+
+    if (member->type == SDCI_UINT16 && number <= UINT16_MAX) {
+        e->numbers[member->target] = (uint16_t)number;
+    } else if (member->type != SDCI_SKIP) {
+        sdci_entries_wrong(e, p);
     }
 }
 
 /* Go writes null for what is not set. An item of a list is not a thing that can be unset. */
-static void sdci_entries_on_null(sdc_entries *e)
+static void sdci_entries_take_null(sdc_entries *e, const char *p)
 {
-    const sdci_member *m = e->member;
+    const sdci_member *m = sdci_entries_member(e);
 
+    if (m->type == SDCI_SKIP) {
+        return;
+    }
     if (m->name == NULL) {
-        sdci_entries_wrong(e);
+        sdci_entries_wrong(e, p);
     } else if (m->type == SDCI_STRING) {
         memset(&e->fields[m->target], 0, sizeof e->fields[0]);
     } else if (m->type == SDCI_UINT16 || m->type == SDCI_BOOL) {
@@ -2971,111 +3409,665 @@ static void sdci_entries_on_null(sdc_entries *e)
     }
 }
 
-static void sdci_entries_on_scalar(sdc_entries *e, sdc_json_kind kind, sdci_str text)
+static void sdci_entries_take_bool(sdc_entries *e, bool value, const char *p)
 {
-    if (e->member->type == SDCI_SKIP) {
-        return;
-    }
-    if (kind == SDC_JSON_STRING) {
-        sdci_entries_on_string(e, text);
-    } else if (kind == SDC_JSON_NUMBER) {
-        sdci_entries_on_number(e, text);
-    } else if (kind == SDC_JSON_NULL) {
-        sdci_entries_on_null(e);
-    } else if (e->member->type == SDCI_BOOL) {
-        e->numbers[e->member->target] = kind == SDC_JSON_TRUE;
-    } else {
-        sdci_entries_wrong(e);
+    const sdci_member *m = sdci_entries_member(e);
+
+    if (m->type == SDCI_BOOL) {
+        e->numbers[m->target] = value;
+    } else if (m->type != SDCI_SKIP) {
+        sdci_entries_wrong(e, p);
     }
 }
 
-/* Goes into a container that is wanted, and counts its way out of one that is not. */
-static void sdci_entries_on_open(sdc_entries *e, sdc_json_kind kind)
+/* The window ends in the middle of something: a fault if nothing comes behind it. */
+static const char *sdci_entries_cut(sdc_entries *e, const char *p, const char *end)
 {
-    sdci_type type = e->member->type;
-
-    if (type == (kind == SDC_JSON_OBJECT ? SDCI_OBJECT : SDCI_ARRAY)) {
-        sdci_entries_enter(e, (sdci_place)e->member->target);
-        return;
+    if (e->is_last) {
+        sdci_entries_fail(e, end, SDC_ERR_JSON, "the text ends too early");
     }
-    if (type != SDCI_SKIP) {
-        sdci_entries_wrong(e);
-    }
-    e->skip_depth = 1;
+    return p;
 }
 
-static void sdci_entries_in_skipped(sdc_entries *e, sdc_json_kind kind)
+/* true, false and null. Answers its end, or p where it is cut or wrong. */
+static const char *sdci_entries_literal(sdc_entries *e, const char *p, const char *end)
 {
-    if (kind == SDC_JSON_OBJECT || kind == SDC_JSON_ARRAY) {
-        e->skip_depth++;
-    } else if (kind == SDC_JSON_OBJECT_END || kind == SDC_JSON_ARRAY_END) {
-        e->skip_depth--;
-    }
-}
+    const char *text = *p == 't' ? "true" : *p == 'f' ? "false" : "null";
+    size_t len = strlen(text);
 
-static void sdci_entries_on_token(sdc_entries *e, sdc_json_kind kind, sdci_str text)
-{
-    if (e->skip_depth > 0) {
-        sdci_entries_in_skipped(e, kind);
-    } else if (kind == SDC_JSON_OBJECT || kind == SDC_JSON_ARRAY) {
-        sdci_entries_on_open(e, kind);
-    } else if (kind == SDC_JSON_OBJECT_END || kind == SDC_JSON_ARRAY_END) {
-        sdci_entries_leave(e);
-    } else {
-        sdci_entries_on_scalar(e, kind, text);
-    }
-    /* the next token is an item of the array here, or a name, and only names may be unwanted */
-    e->json.keeps_text = e->skip_depth == 0;
-    e->member = sdci_members_of[sdci_entries_place(e)];
-}
-
-/* Too much text makes the entry unusable; no memory ends the answer. */
-static void sdci_entries_check_memory(sdc_entries *e)
-{
-    sdci_buf *bufs[] = { &e->text, &e->tags, &e->meta, &e->tagged, &e->ports, &e->arrays };
-
-    for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) {
-        if (bufs[i]->err == SDC_ERR_LIMIT) {
-            sdci_entry_bad(e, "more than 1 MiB of text");
-        } else if (bufs[i]->err != SDC_OK) {
-            sdci_json_fail_at(&e->json, e->json.token_at, bufs[i]->err, NULL);
+    for (size_t i = 0; i < len; i++) {
+        if (p + i == end) {
+            return sdci_entries_cut(e, p, end);
+        }
+        if (p[i] != text[i]) {
+            sdci_entries_fail(e, p + i, SDC_ERR_JSON, "neither true, false nor null");
+            return p;
         }
     }
+    if (*p == 'n') {
+        sdci_entries_take_null(e, p);
+    } else {
+        sdci_entries_take_bool(e, *p == 't', p);
+    }
+    sdci_entries_scalar_done(e, p + len);
+    return p + len;
 }
 
-static sdc_err sdci_entries_on_json(void *user, sdc_json_kind kind, const char *text, size_t len)
-{
-    sdc_entries *e = (sdc_entries *)user;
+/* -- Strings -- */
 
-    if (kind == SDC_JSON_KEY && e->skip_depth == 0) {
-        sdci_entries_on_key(e, sdci_slice(text, len));
-    } else {
-        sdci_entries_on_token(e, kind, sdci_slice(text, len));
+/* The first byte from p on that is not a plain character of a string. */
+static const char *sdci_plain_end(const char *p, const char *end)
+{
+    while ((size_t)(end - p) >= SDCI_LANE) {
+        if (sdci_lane_special(p) != 0) {
+            return p + sdci_lane_first(sdci_lane_special(p));
+        }
+        p += SDCI_LANE;
     }
-    sdci_entries_check_memory(e);
-    return e->json.fault.code;
+    while (p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20 &&
+           (unsigned char)*p < 0x80) {
+        p++;
+    }
+    return p;
+}
+
+static void sdci_entries_begin_string(sdc_entries *e, bool is_key)
+{
+    e->mode = SDCI_IN_STRING;
+    e->is_key = is_key;
+    e->is_kept = is_key ? e->at.skip_depth == 0 : sdci_entries_wants_text(sdci_entries_member(e));
+    e->has_nul = false;
+    e->kept_at = e->text.len;
+}
+
+static void sdci_entries_keep_piece(sdc_entries *e, const char *bytes, size_t len)
+{
+    if (e->is_kept) {
+        sdci_put(&e->text, bytes, len);
+        e->has_nul = e->has_nul || (len == 1 && bytes[0] == '\0');
+    }
+}
+
+/* What an instance shows; a check's ID and status are only compared. */
+static bool sdci_entries_shows(const sdci_member *member)
+{
+    return member->type != SDCI_STRING ||
+           (member->target != SDCI_CHECK_ID && member->target != SDCI_CHECK_STATUS);
+}
+
+/* The closing quote of a string that was kept in pieces. A C string cannot show a NUL, and to show
+   less than was said would be worse than nothing. */
+static void sdci_entries_end_string(sdc_entries *e, const char *p)
+{
+    sdci_span span = { 0, 0 };
+
+    sdci_forget_walk(e);
+    if (e->is_kept && e->text.err == SDC_OK) {
+        span.at = (uint32_t)e->kept_at + 1;
+        span.len = (uint32_t)(e->text.len - e->kept_at);
+        sdci_put_char(&e->text, '\0');
+    }
+    if (!e->is_key) {
+        const sdci_member *member = sdci_entries_member(e);
+        if (e->has_nul && sdci_entries_shows(member)) {
+            sdci_entry_bad(e, "a NUL character in a string");
+        } else if (e->has_nul) {
+            memset(&span, 0, sizeof span);      /* no name that is known has a NUL */
+        }
+        if (member->type != SDCI_SKIP && !e->is_kept) {
+            sdci_entries_wrong(e, p);
+        }
+        sdci_entries_take_string(e, member, span);
+        sdci_entries_scalar_done(e, p + 1);
+        return;
+    }
+    e->mode = SDCI_BETWEEN;
+    e->at.expect = SDCI_EXPECT_COLON;
+    if (e->is_kept && sdci_entries_wants_key(e)) {
+        e->key = span;
+        e->at.member = 0;
+        if (e->has_nul) {
+            sdci_entry_bad(e, "a NUL character in a string");
+        }
+    } else if (e->is_kept) {
+        sdci_entries_find_member(e, sdci_span_text(e, span), span.len);
+        e->text.len = e->text.err == SDC_OK ? e->kept_at : e->text.len;
+    }
+}
+
+/* Four digits of a \u escape, or -1 with *p at the byte that is none. */
+static int32_t sdci_hex4(const char **p, const char *end)
+{
+    int32_t value = 0;
+
+    for (int i = 0; i < 4; i++) {
+        int digit = *p < end ? sdci_hex(**p) : -1;
+        if (digit < 0) {
+            return -1;
+        }
+        value = value * 16 + digit;
+        *p += 1;
+    }
+    return value;
+}
+
+static void sdci_entries_keep_code_point(sdc_entries *e, uint32_t c)
+{
+    char utf8[4];
+
+    sdci_entries_keep_piece(e, utf8, sdci_put_utf8(utf8, c));
+}
+
+/* At p an escape or character is wrong, or cut. */
+static const char *sdci_entries_bad_escape(sdc_entries *e, const char *p, const char *end,
+                                           const char *what)
+{
+    if (p < end) {
+        sdci_entries_fail(e, p, SDC_ERR_JSON, what);
+    } else {
+        (void)sdci_entries_cut(e, p, end);
+    }
+    return NULL;
+}
+
+/* Behind the backslash and u. A high surrogate wants its low one at once. */
+static const char *sdci_entries_unicode(sdc_entries *e, const char *p, const char *end)
+{
+    int32_t low = 0;
+    int32_t c = sdci_hex4(&p, end);
+
+    if (c < 0) {
+        return sdci_entries_bad_escape(e, p, end, "\\u needs four hexadecimal digits");
+    }
+    if (c >= 0xDC00 && c <= 0xDFFF) {
+        return sdci_entries_bad_escape(e, p - 1, end, "half of a surrogate pair");
+    }
+    if (c < 0xD800 || c > 0xDBFF) {
+        sdci_entries_keep_code_point(e, (uint32_t)c);
+        return p;
+    }
+    for (int i = 0; i < 2; i++, p++) {
+        if (p == end || *p != "\\u"[i]) {
+            return sdci_entries_bad_escape(e, p, end, "half of a surrogate pair");
+        }
+    }
+    low = sdci_hex4(&p, end);
+    if (low < 0) {
+        return sdci_entries_bad_escape(e, p, end, "\\u needs four hexadecimal digits");
+    }
+    if (low < 0xDC00 || low > 0xDFFF) {
+        return sdci_entries_bad_escape(e, p - 1, end, "half of a surrogate pair");
+    }
+    sdci_entries_keep_code_point(e, 0x10000 + (((uint32_t)c - 0xD800) << 10) +
+                                        ((uint32_t)low - 0xDC00));
+    return p;
+}
+
+/* From the backslash on. Answers the byte behind the escape, NULL where it is cut or wrong. */
+static const char *sdci_entries_escape(sdc_entries *e, const char *p, const char *end)
+{
+    static const char from[] = "\"\\/bfnrt";
+    static const char to[] = "\"\\/\b\f\n\r\t";
+
+    p++;
+    if (p < end && *p == 'u') {
+        return sdci_entries_unicode(e, p + 1, end);
+    }
+    const char *found = p < end && *p != '\0' ? strchr(from, *p) : NULL;
+    if (found == NULL) {
+        return sdci_entries_bad_escape(e, p, end, "an unknown escape in a string");
+    }
+    sdci_entries_keep_piece(e, &to[found - from], 1);
+    return p + 1;
+}
+
+/* A multi-byte character. Answers the byte behind it, NULL where it is cut or wrong. */
+static const char *sdci_entries_utf8(sdc_entries *e, const char *p, const char *end)
+{
+    sdci_utf8 utf8 = { 0, 0, 0 };
+    const char *start = p;
+
+    do {
+        if (p == end || !sdci_utf8_byte(&utf8, (unsigned char)*p)) {
+            return sdci_entries_bad_escape(e, p, end, "invalid UTF-8");
+        }
+        p++;
+    } while (utf8.left > 0);
+    sdci_entries_keep_piece(e, start, (size_t)(p - start));
+    return p;
+}
+
+/* Goes on in a string. Stops at its end, or where an escape or character is cut. */
+static const char *sdci_entries_string(sdc_entries *e, const char *p, const char *end)
+{
+    while (e->fault.code == SDC_OK) {
+        const char *run = p;
+        p = sdci_plain_end(p, end);
+        sdci_entries_keep_piece(e, run, (size_t)(p - run));
+        if (p == end) {
+            return p;
+        }
+        if (*p == '"') {
+            sdci_entries_end_string(e, p);
+            return p + 1;
+        }
+        if ((unsigned char)*p < 0x20) {
+            sdci_entries_fail(e, p, SDC_ERR_JSON, "a control character in a string");
+            return p;
+        }
+        const char *next = *p == '\\' ? sdci_entries_escape(e, p, end)
+                                      : sdci_entries_utf8(e, p, end);
+        if (next == NULL) {
+            return p;
+        }
+        p = next;
+    }
+    return p;
+}
+
+/* -- Numbers -- */
+
+static void sdci_entries_begin_number(sdc_entries *e)
+{
+    e->mode = SDCI_IN_NUMBER;
+    e->number_state = SDCI_JSON_NUMBER;
+    e->number = 0;
+}
+
+static const char *sdci_entries_number(sdc_entries *e, const char *p, const char *end)
+{
+    for (; p < end; p++) {
+        sdci_json_state next = sdci_json_number_state(e->number_state, *p);
+        if (next == SDCI_JSON_VALUE) {
+            break;
+        }
+        e->number_state = next;
+        bool counts = next == SDCI_JSON_INTEGER || next == SDCI_JSON_ZERO;
+        e->number = counts && e->number <= UINT16_MAX ? e->number * 10 + (uint32_t)(*p - '0')
+                                                      : UINT16_MAX + 1u;
+    }
+    if (p == end) {
+        return sdci_entries_cut(e, p, end);
+    }
+    if (!sdci_json_number_may_end(e->number_state)) {
+        sdci_entries_fail(e, p, SDC_ERR_JSON, "a malformed number");
+        return p;
+    }
+    sdci_entries_take_number(e, e->number, p);
+    sdci_entries_scalar_done(e, p);
+    return p;
+}
+
+/* -- Learning gaps, and using them -- */
+
+static uint32_t sdci_gap_hash(const sdci_where *before, const char *bytes, size_t len)
+{
+    uint32_t hash = 2166136261u ^ (uint32_t)before->place << 8 ^ before->skip_depth;
+
+    for (size_t i = 0; i < len; i++) {
+        hash = (hash ^ (unsigned char)bytes[i]) * 16777619u;
+    }
+    return hash ^ hash >> 15;
+}
+
+static bool sdci_same_where(const sdci_where *a, const sdci_where *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}
+
+/* The slot of this gap: its own, a free one, or one that is taken over. Never 0. */
+static uint32_t sdci_gap_slot(const sdci_gaps *gaps, const sdci_where *before, const char *bytes,
+                              size_t len)
+{
+    uint32_t hash = sdci_gap_hash(before, bytes, len);
+    uint32_t first = 1 + hash % (SDCI_GAP_SLOTS - 1);
+
+    for (uint32_t i = 0; i < SDCI_GAP_PROBES; i++) {
+        uint32_t slot = 1 + (first - 1 + i) % (SDCI_GAP_SLOTS - 1);
+        const sdci_gap *gap = &gaps->slots[slot];
+        bool is_it = gap->len == len && sdci_same_where(&gap->before, before) &&
+                     memcmp(gap->bytes, bytes, len) == 0;
+        if (gap->len == 0 || is_it) {
+            return slot;
+        }
+    }
+    return first;
+}
+
+/* `slot` followed the gap of the scalar before: it is the first guess from now on. */
+static void sdci_gap_link(sdci_gap *before, uint8_t slot)
+{
+    uint32_t at = 0;
+
+    while (at + 1 < SDCI_GAP_NEXT && before->next[at] != slot) {
+        at++;
+    }
+    memmove(before->next + 1, before->next, at);
+    before->next[0] = slot;
+}
+
+/* The general decoder has come to a scalar at p. Where nothing ever comes again, it soon learns
+   only now and then, since learning costs more than it gives there. */
+static void sdci_gap_learn(sdc_entries *e, const char *p, bool is_string)
+{
+    sdci_gaps *gaps = e->gaps;
+    uint32_t last = e->gap;
+
+    e->gap = 0;
+    if (gaps == NULL || gaps->from == NULL) {
+        return;
+    }
+    size_t len = (size_t)(p - gaps->from);
+    gaps->num_misses++;
+    if (len == 0 || len > SDCI_GAP_BYTES || gaps->num_misses % 1024 >= 256) {
+        return;
+    }
+    uint32_t slot = sdci_gap_slot(gaps, &gaps->walk.before, gaps->from, len);
+    sdci_gap *gap = &gaps->slots[slot];
+    bool is_new = gap->len != len || !sdci_same_where(&gap->before, &gaps->walk.before) ||
+                  memcmp(gap->bytes, gaps->from, len) != 0;
+    if (is_new) {
+        *gap = gaps->walk;
+        gap->after = e->at;
+        gap->len = (uint8_t)len;
+        gap->is_string = is_string;
+        memset(gap->next, 0, sizeof gap->next);
+        memset(gap->bytes, 0, sizeof gap->bytes);
+        memcpy(gap->bytes, gaps->from, len);
+    }
+    sdci_gap_link(&gaps->slots[last], (uint8_t)slot);
+    e->gap = slot;
+    gaps->from = NULL;
+}
+
+static bool sdci_gap_fits(const sdci_gap *gap, const sdci_where *at, const char *p)
+{
+    size_t len = gap->len;
+    const char *bytes = gap->bytes;
+
+    if (!sdci_same_where(&gap->before, at) || len == 0) {
+        return false;
+    }
+    for (; len > SDCI_LANE; len -= SDCI_LANE) {
+        if (!sdci_lane_same(bytes, p, SDCI_LANE)) {
+            return false;
+        }
+        bytes += SDCI_LANE;
+        p += SDCI_LANE;
+    }
+    return sdci_lane_same(bytes, p, len);
+}
+
+/* The gap that begins at p, if it is known. */
+static sdci_gap *sdci_gap_guess(sdc_entries *e, const char *p)
+{
+    const uint8_t *next = e->gaps->slots[e->gap].next;
+
+    for (uint32_t i = 0; i < SDCI_GAP_NEXT && next[i] != 0; i++) {
+        sdci_gap *gap = &e->gaps->slots[next[i]];
+        if (sdci_gap_fits(gap, &e->at, p)) {
+            e->gap = next[i];
+            return gap;
+        }
+    }
+    return NULL;
+}
+
+/* Does what the general decoder did on its walk over this gap. */
+static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
+{
+    for (uint32_t i = 0; i < gap->num_actions; i++) {
+        if (gap->actions[i] == SDCI_LEAVE) {
+            sdci_entries_leave(e, p + gap->end_at - 1);
+        } else {
+            sdci_entries_enter(e, (sdci_place)gap->actions[i]);
+        }
+    }
+    if (gap->key_at != 0) {
+        e->key = sdci_entry_keep(e, p + gap->key_at, gap->key_len);
+    }
+    e->at = gap->after;
+}
+
+/* A whole string value behind a known gap. NULL: it needs the general way. */
+static const char *sdci_quick_string(sdc_entries *e, const char *p, const char *end)
+{
+    const sdci_member *member = sdci_entries_member(e);
+    const char *close = sdci_plain_end(p, end);
+
+    if (close == end || *close != '"') {
+        return NULL;
+    }
+    if (member->type != SDCI_SKIP) {
+        if (!sdci_entries_wants_text(member)) {
+            sdci_entries_wrong(e, p);
+        } else {
+            sdci_entries_take_string(e, member, sdci_entry_keep(e, p, (size_t)(close - p)));
+        }
+    }
+    return close + 1;
+}
+
+/* A whole and plain integer behind a known gap. NULL: something else, looked at in full. */
+static const char *sdci_quick_number(sdc_entries *e, const char *p, const char *end)
+{
+    const char *start = p;
+    uint32_t number = 0;
+
+    while (p < end && sdci_is_digit(*p)) {
+        number = number <= UINT16_MAX ? number * 10 + (uint32_t)(*p - '0') : number;
+        p++;
+    }
+    bool is_plain = p > start && p < end && *p != '.' && *p != 'e' && *p != 'E' &&
+                    (*start != '0' || p == start + 1);
+    if (!is_plain) {
+        return NULL;
+    }
+    if (sdci_entries_member(e)->type != SDCI_SKIP) {
+        sdci_entries_take_number(e, number, start);
+    }
+    return p;
+}
+
+/* From the end of a scalar on over known gaps and the scalars behind them, as far as they reach.
+   Leaves the decoder where the general one goes on. */
+static const char *sdci_entries_shortcut(sdc_entries *e, const char *p, const char *end)
+{
+    if (e->gaps == NULL || e->gaps->from != p) {
+        return p;
+    }
+    while ((size_t)(end - p) >= SDCI_LOOK && e->fault.code == SDC_OK) {
+        const sdci_gap *gap = sdci_gap_guess(e, p);
+        if (gap == NULL) {
+            break;
+        }
+        e->gaps->num_misses = 0;
+        sdci_gap_apply(e, gap, p);
+        p += gap->len;
+        const char *next = gap->is_string ? sdci_quick_string(e, p, end)
+                                          : sdci_quick_number(e, p, end);
+        if (next == NULL && gap->is_string) {
+            sdci_forget_walk(e);
+            sdci_entries_begin_string(e, false);
+            return p;
+        }
+        if (next == NULL) {
+            break;
+        }
+        p = next;
+        e->at.member = 0;
+        e->at.expect = SDCI_EXPECT_NEXT;
+    }
+    sdci_begin_walk(e, p);
+    return p;
+}
+
+
+/* -- Between tokens -- */
+
+static const char *sdci_skip_space(const char *p, const char *end)
+{
+    while (p < end && sdci_json_is_space(*p)) {
+        p++;
+    }
+    return p;
+}
+
+/* A name. Most are whole and plain; long ones and those with escapes go the way of strings. */
+static const char *sdci_entries_begin_key(sdc_entries *e, const char *p, const char *end)
+{
+    const char *close = sdci_plain_end(p + 1, end);
+
+    if (close < end && *close == '"') {
+        sdci_entries_plain_key(e, p + 1, (size_t)(close - p) - 1);
+        return close + 1;
+    }
+    if (close == end && (size_t)(end - p) < SDCI_LOOK) {
+        return sdci_entries_cut(e, p, end);
+    }
+    sdci_forget_walk(e);
+    sdci_entries_begin_string(e, true);
+    return p + 1;
+}
+
+static const char *sdci_entries_begin_value(sdc_entries *e, const char *p, const char *end)
+{
+    char c = *p;
+
+    if (c == '{' || c == '[') {
+        sdci_entries_open(e, p);
+        return p + 1;
+    }
+    bool is_scalar = c == '"' || c == '-' || sdci_is_digit(c) || c == 't' || c == 'f' || c == 'n';
+    if (is_scalar && sdci_entries_place(e) == SDCI_AT_TOP && e->at.skip_depth == 0) {
+        sdci_entries_wrong(e, p);
+        return p;
+    }
+    if (c == '"') {
+        sdci_gap_learn(e, p + 1, true);
+        sdci_entries_begin_string(e, false);
+        return p + 1;
+    }
+    sdci_gap_learn(e, p, false);
+    if (c == '-' || sdci_is_digit(c)) {
+        sdci_entries_begin_number(e);
+        return p;
+    }
+    if (c == 't' || c == 'f' || c == 'n') {
+        return sdci_entries_literal(e, p, end);
+    }
+    sdci_entries_fail(e, p, SDC_ERR_JSON, "a value is missing");
+    return p;
+}
+
+/* ',' or the end of the container. */
+static const char *sdci_entries_next(sdc_entries *e, const char *p)
+{
+    bool is_object = sdci_entries_in_object(e);
+
+    if (*p == ',') {
+        e->at.expect = is_object ? SDCI_EXPECT_KEY : SDCI_EXPECT_VALUE;
+    } else if (*p == (is_object ? '}' : ']')) {
+        sdci_entries_close(e, p);
+    } else {
+        sdci_entries_fail(e, p, SDC_ERR_JSON, is_object ? "',' or '}' is missing"
+                                                        : "',' or ']' is missing");
+    }
+    return p + 1;
+}
+
+/* One token that is no scalar, or the beginning of one. */
+static const char *sdci_entries_token(sdc_entries *e, const char *p, const char *end)
+{
+    bool closes = (e->at.expect == SDCI_EXPECT_FIRST_ITEM && *p == ']') ||
+                  (e->at.expect == SDCI_EXPECT_FIRST_KEY && *p == '}');
+
+    if (closes) {
+        sdci_entries_close(e, p);
+        return p + 1;
+    }
+    switch ((sdci_expect)e->at.expect) {
+    case SDCI_EXPECT_VALUE:
+    case SDCI_EXPECT_FIRST_ITEM:
+        return sdci_entries_begin_value(e, p, end);
+    case SDCI_EXPECT_FIRST_KEY:
+    case SDCI_EXPECT_KEY:
+        if (*p == '"') {
+            return sdci_entries_begin_key(e, p, end);
+        }
+        sdci_entries_fail(e, p, SDC_ERR_JSON, "a member name is missing");
+        return p;
+    case SDCI_EXPECT_COLON:
+        if (*p != ':') {
+            sdci_entries_fail(e, p, SDC_ERR_JSON, "':' is missing");
+        }
+        e->at.expect = SDCI_EXPECT_VALUE;
+        return p + 1;
+    case SDCI_EXPECT_NEXT:
+        return sdci_entries_next(e, p);
+    case SDCI_EXPECT_NOTHING:
+        break;
+    }
+    sdci_entries_fail(e, p, SDC_ERR_JSON, "more bytes after the value");
+    return p;
+}
+
+static const char *sdci_entries_some(sdc_entries *e, const char *p, const char *end)
+{
+    if (e->mode == SDCI_IN_STRING) {
+        return sdci_entries_string(e, p, end);
+    }
+    if (e->mode == SDCI_IN_NUMBER) {
+        return sdci_entries_number(e, p, end);
+    }
+    p = sdci_entries_shortcut(e, p, end);
+    if (e->mode != SDCI_BETWEEN || e->fault.code != SDC_OK) {
+        return p;
+    }
+    p = sdci_skip_space(p, end);
+    return p < end ? sdci_entries_token(e, p, end) : p;
+}
+
+/* Reads from p to `end`, or to the token that it cuts. */
+static const char *sdci_entries_window(sdc_entries *e, const char *p, const char *end)
+{
+    bool moves = true;
+
+    sdci_forget_walk(e);
+    if (e->mode == SDCI_BETWEEN) {
+        sdci_begin_walk(e, p);
+    }
+    while (moves && p < end && e->fault.code == SDC_OK) {
+        const char *before = p;
+        sdci_entries_mode mode = e->mode;
+        p = sdci_entries_some(e, p, end);
+        moves = p != before || e->mode != mode;
+    }
+    return p;
 }
 
 /* -- The decoder -- */
 
 static void sdci_entries_reset(sdc_entries *e)
 {
-    sdci_json_reset(&e->json);
+    memset(&e->fault, 0, sizeof e->fault);
+    memset(&e->at, 0, sizeof e->at);
+    e->at.place = SDCI_AT_TOP;
+    e->at.expect = SDCI_EXPECT_VALUE;
+    e->mode = SDCI_BETWEEN;
+    e->offset = 0;
+    e->carry_len = 0;
+    e->gap = 0;
     sdci_entry_reset(e);
     sdci_buf_clear(&e->arrays);
     e->num_entries = 0;
     e->num_skipped = 0;
-    e->skip_depth = 0;
-    e->depth = 0;
-    e->places[0] = SDCI_AT_TOP;
-    e->member = sdci_members_of[SDCI_AT_TOP];
 }
 
 static void sdci_entries_init(sdc_entries *e, const sdc_allocator *allocator, sdc_instance_fn fn,
                               sdci_skipped_fn skipped_fn, void *user)
 {
     memset(e, 0, sizeof *e);
-    sdci_json_init(&e->json, allocator, sdci_entries_on_json, e);
     e->fn = fn;
     e->skipped_fn = skipped_fn;
     e->user = user;
@@ -3090,7 +4082,6 @@ static void sdci_entries_init(sdc_entries *e, const sdc_allocator *allocator, sd
 
 static void sdci_entries_deinit(sdc_entries *e)
 {
-    sdci_json_deinit(&e->json);
     sdci_buf_deinit(&e->text);
     sdci_buf_deinit(&e->tags);
     sdci_buf_deinit(&e->meta);
@@ -3099,19 +4090,80 @@ static void sdci_entries_deinit(sdc_entries *e)
     sdci_buf_deinit(&e->arrays);
 }
 
+/* Reads a window and answers how much of it was taken. */
+static size_t sdci_entries_take(sdc_entries *e, const char *bytes, size_t len, bool is_last)
+{
+    e->window = bytes;
+    e->is_last = is_last;
+    const char *p = sdci_entries_window(e, bytes, bytes + len);
+    size_t taken = (size_t)(p - bytes);
+
+    e->offset += taken;
+    return taken;
+}
+
+/* The bytes that were left over, with the first of the new ones behind them. Answers how many of
+   the new ones are read or carried then. */
+static size_t sdci_entries_feed_carry(sdc_entries *e, const char *bytes, size_t len)
+{
+    size_t old = e->carry_len;
+    size_t more = (size_t)sdci_min(len, sizeof e->carry - old);
+
+    memcpy(e->carry + old, bytes, more);
+    size_t taken = sdci_entries_take(e, e->carry, old + more, false);
+    if (taken >= old) {
+        e->carry_len = 0;
+        return taken - old;
+    }
+    e->carry_len = old + more - taken;
+    memmove(e->carry, e->carry + taken, e->carry_len);
+    return more;
+}
+
 sdc_err sdc_entries_feed(sdc_entries *entries, const void *bytes, size_t len)
 {
-    return sdc_json_feed(&entries->json, bytes, len);
+    sdc_entries *e = entries;
+    const char *p = (const char *)bytes;
+    const char *end = p + len;
+
+#ifdef SDC_NO_FAST_PATH
+    e->gaps = NULL;
+#endif
+    while (e->carry_len > 0 && p < end && e->fault.code == SDC_OK) {
+        p += sdci_entries_feed_carry(e, p, (size_t)(end - p));
+    }
+    if (p < end && e->fault.code == SDC_OK) {
+        p += sdci_entries_take(e, p, (size_t)(end - p), false);
+        SDC_ASSERT((size_t)(end - p) < SDCI_LOOK || e->fault.code != SDC_OK);
+        if (e->fault.code == SDC_OK) {
+            memcpy(e->carry, p, (size_t)(end - p));
+            e->carry_len = (size_t)(end - p);
+        }
+    }
+    return e->fault.code;
 }
 
 sdc_err sdc_entries_finish(sdc_entries *entries)
 {
-    return sdc_json_finish(&entries->json);
+    sdc_entries *e = entries;
+
+    if (e->fault.code != SDC_OK) {
+        return e->fault.code;
+    }
+    memset(e->carry + e->carry_len, 0, sizeof e->carry - e->carry_len);
+    size_t taken = sdci_entries_take(e, e->carry, e->carry_len, true);
+    bool is_whole = e->mode == SDCI_BETWEEN && e->at.expect == SDCI_EXPECT_NOTHING;
+    if (!is_whole || taken < e->carry_len) {
+        e->window = e->carry + taken;
+        sdci_entries_fail(e, e->carry + e->carry_len, SDC_ERR_JSON, "the text ends too early");
+    }
+    e->carry_len = 0;
+    return e->fault.code;
 }
 
 void sdc_entries_error(const sdc_entries *entries, sdc_error *out)
 {
-    sdc_json_error(&entries->json, out);
+    sdci_fault_tell(&entries->fault, "JSON", out);
 }
 
 uint64_t sdc_entries_skipped(const sdc_entries *entries)
@@ -3139,8 +4191,9 @@ sdc_err sdc_entries_create(const sdc_allocator *allocator, sdc_instance_fn fn, v
     }
     sdci_entries_init(e, NULL, fn, NULL, user);
     e->own = own;
-    sdci_buf *bufs[] = { &e->json.text, &e->text, &e->tags, &e->meta, &e->tagged, &e->ports,
-                         &e->arrays };
+    e->own_gaps = (sdci_gaps *)sdci_new(&own, sizeof *e->own_gaps);     /* works without, too */
+    e->gaps = e->own_gaps;
+    sdci_buf *bufs[] = { &e->text, &e->tags, &e->meta, &e->tagged, &e->ports, &e->arrays };
     for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) {
         bufs[i]->allocator = &e->own;
     }
@@ -3153,6 +4206,7 @@ void sdc_entries_destroy(sdc_entries *entries)
     if (entries != NULL) {
         sdc_allocator own = entries->own;
         sdci_entries_deinit(entries);
+        sdci_free(&own, entries->own_gaps, sizeof *entries->own_gaps);
         sdci_free(&own, entries, sizeof *entries);
     }
 }
@@ -3486,7 +4540,9 @@ struct sdc_http {
     sdci_buf line;              /* the newest field, and the line being read behind it */
     size_t line_at;             /* where that line begins */
     sdci_fault fault;
-    uint64_t offset;            /* bytes before the current feed */
+    uint64_t offset;            /* bytes taken since reset */
+    uint64_t at;                /* the byte that an error would be about: of a line its first */
+    uint64_t field_at;          /* the first byte of the field in `line` */
     uint64_t left;              /* of the body or chunk */
     uint64_t length;            /* Content-Length, if has_length */
     uint64_t body_bytes, body_max;
@@ -3510,6 +4566,8 @@ static void sdci_http_reset(sdc_http *http)
     http->state = SDCI_HTTP_STATUS_LINE;
     http->num_digits = 0;
     http->line_at = 0;
+    http->at = 0;
+    http->field_at = 0;
     http->has_length = false;
     http->is_chunked = false;
     http->is_1_0 = false;
@@ -3538,6 +4596,7 @@ static sdc_err sdci_http_fail(sdc_http *http, sdc_err code, const char *what)
     if (http->fault.code == SDC_OK) {
         http->fault.code = code;
         http->fault.what = what;
+        http->fault.at = http->at;
     }
     return http->fault.code;
 }
@@ -3643,12 +4702,13 @@ static sdc_err sdci_http_field(sdc_http *http, sdci_str line)
         return sdci_http_fail(http, SDC_ERR_HTTP, "a malformed header field");
     }
     sdci_str name = sdci_slice(line.ptr, (size_t)(colon - line.ptr));
-    sdci_str value = sdci_trim(sdci_slice(colon + 1, line.len - name.len - 1));
+    sdci_str value = sdci_slice(colon + 1, line.len - name.len - 1);
     for (size_t i = 0; i < value.len; i++) {
         if (sdci_is_control(value.ptr[i]) && value.ptr[i] != '\t') {
             return sdci_http_fail(http, SDC_ERR_HTTP, "a control character in a header field");
         }
     }
+    value = sdci_trim(value);
     if (http->state != SDCI_HTTP_FIELDS || http->status < 200) {
         return SDC_OK;
     }
@@ -3700,7 +4760,10 @@ static sdc_err sdci_http_flush_field(sdc_http *http)
     sdc_err err = SDC_OK;
 
     if (http->line_at > 0) {
+        uint64_t at = http->at;
+        http->at = http->field_at;
         err = sdci_http_field(http, sdci_slice(http->line.ptr, http->line_at));
+        http->at = at;
         memmove(http->line.ptr, http->line.ptr + http->line_at, http->line.len - http->line_at);
         http->line.len -= http->line_at;
         http->line_at = 0;
@@ -3732,16 +4795,8 @@ static sdc_err sdci_http_line_done(sdc_http *http)
         return sdci_http_head_done(http);
     }
     http->line_at = http->line.len;
+    http->field_at = http->at;
     return err;
-}
-
-static sdc_err sdci_http_count_head(sdc_http *http, size_t len)
-{
-    if (len > http->head_max - http->head_bytes) {
-        return sdci_http_fail(http, SDC_ERR_LIMIT, "the head is longer than max_head_bytes");
-    }
-    http->head_bytes += len;
-    return SDC_OK;
 }
 
 /* A peer that does not speak HTTP is told from its first bytes: it may never send a line end. */
@@ -3755,21 +4810,27 @@ static sdc_err sdci_http_check_start(sdc_http *http)
     return SDC_OK;
 }
 
-/* Takes bytes up to the end of one line. */
+/* Takes bytes up to the end of one line, or up to the limit. */
 static size_t sdci_http_head(sdc_http *http, const char *bytes, size_t len)
 {
-    const char *lf = (const char *)memchr(bytes, '\n', len);
-    size_t taken = lf != NULL ? (size_t)(lf - bytes) + 1 : len;
+    size_t room = (size_t)sdci_min(len, http->head_max - http->head_bytes);
+    const char *lf = room > 0 ? (const char *)memchr(bytes, '\n', room) : NULL;
+    size_t taken = lf != NULL ? (size_t)(lf - bytes) + 1 : room;
 
-    if (sdci_http_count_head(http, taken) != SDC_OK) {
-        return 0;
-    }
+    http->head_bytes += taken;
     sdci_put(&http->line, bytes, taken);
     if (http->line.err != SDC_OK) {
         (void)sdci_http_fail(http, http->line.err, NULL);
-        return 0;
+        return taken;
     }
-    if (sdci_http_check_start(http) != SDC_OK || lf == NULL) {
+    if (http->line.len > 0 && sdci_http_check_start(http) != SDC_OK) {
+        return taken;
+    }
+    if (lf == NULL) {
+        if (room < len) {
+            http->at = http->offset + room;
+            (void)sdci_http_fail(http, SDC_ERR_LIMIT, "the head is longer than max_head_bytes");
+        }
         return taken;
     }
     sdci_str line = sdci_buf_from(&http->line, http->line_at);
@@ -3820,8 +4881,10 @@ static void sdci_http_chunk_extension(sdc_http *http, char c)
         http->state = SDCI_HTTP_CHUNK_SIZE_LF;
     } else if (sdci_is_control(c) && c != '\t') {
         (void)sdci_http_fail(http, SDC_ERR_HTTP, "a malformed chunk extension");
+    } else if (http->head_bytes == http->head_max) {
+        (void)sdci_http_fail(http, SDC_ERR_LIMIT, "the head is longer than max_head_bytes");
     } else {
-        (void)sdci_http_count_head(http, 1);
+        http->head_bytes++;
     }
 }
 
@@ -3873,12 +4936,16 @@ static size_t sdci_http_counted(sdc_http *http, const char *bytes, size_t len)
 
 static size_t sdci_http_until_close(sdc_http *http, const char *bytes, size_t len)
 {
-    if (len > http->body_max - http->body_bytes) {
-        (void)sdci_http_fail(http, SDC_ERR_LIMIT, "the body is longer than max_body_bytes");
-        return 0;
+    size_t taken = (size_t)sdci_min(len, http->body_max - http->body_bytes);
+
+    if (taken > 0) {
+        sdci_http_body(http, bytes, taken);
     }
-    sdci_http_body(http, bytes, len);
-    return len;
+    if (taken < len) {
+        http->at = http->offset + taken;
+        (void)sdci_http_fail(http, SDC_ERR_LIMIT, "the body is longer than max_body_bytes");
+    }
+    return taken;
 }
 
 /* -- The decoder -- */
@@ -3914,14 +4981,15 @@ sdc_err sdc_http_feed(sdc_http *http, const void *bytes, size_t len, size_t *use
     const char *start = (const char *)bytes;
     size_t done = 0;
 
+    *used = 0;
     while (done < len && http->fault.code == SDC_OK && http->state != SDCI_HTTP_COMPLETE) {
-        size_t taken = sdci_http_some(http, start + done, len - done);
-        if (http->fault.code != SDC_OK) {
-            http->fault.at = http->offset + done;
+        if (http->line.len == http->line_at) {
+            http->at = http->offset;
         }
+        size_t taken = sdci_http_some(http, start + done, len - done);
+        http->offset += taken;
         done += taken;
     }
-    http->offset += done;
     *used = done;
     return http->fault.code;
 }
@@ -3936,7 +5004,7 @@ sdc_err sdc_http_finish(sdc_http *http)
         http->says_close = true;
     }
     if (http->state != SDCI_HTTP_COMPLETE) {
-        http->fault.at = http->offset;
+        http->at = http->offset;
         return sdci_http_fail(http, SDC_ERR_IO, "the connection ended before the answer did");
     }
     return SDC_OK;
@@ -3956,7 +5024,9 @@ bool sdc_http_keeps_alive(const sdc_http *http)
 void sdc_http_error(const sdc_http *http, sdc_error *out)
 {
     sdci_fault_tell(&http->fault, "HTTP", out);
-    out->http_status = http->status >= 200 ? http->status : 0;
+    if (out != NULL) {
+        out->http_status = http->status >= 200 ? http->status : 0;
+    }
 }
 
 void sdc_http_reset(sdc_http *http)
@@ -4763,6 +5833,7 @@ typedef struct sdci_share {
     char *bytes;                /* receive buffer */
     size_t max;
     size_t left;                /* of what this step may take in */
+    sdci_gaps *gaps;            /* for a decoder, or NULL */
     bool may_block;             /* resolve may */
 } sdci_share;
 
@@ -5051,7 +6122,7 @@ struct sdc_client {
     char *configured_token;             /* or NULL */
     char *file_token;                   /* newest good content of token_file; under lock */
     char *set_token;                    /* by sdc_client_set_token, or NULL; under lock */
-    void *spare;                        /* receive buffers nobody uses, linked; under lock */
+    struct sdci_kit *spare;             /* those that nobody uses, linked; under lock */
     size_t max_head_bytes, max_body_bytes, max_instances;
     uint32_t connect_timeout_ms, request_timeout_ms;
     uint32_t holds;                     /* the program's and each object's; atomic */
@@ -5075,6 +6146,44 @@ static sdc_kv sdci_kv(const char *key, const char *value)
     field.key = key;
     field.value = value;
     return field;
+}
+
+/* -- Kits -- */
+
+/* What receiving works with, lent for one step: the number of kits follows the threads that step,
+   not the tasks, and an idle watch holds none. */
+typedef struct sdci_kit {
+    struct sdci_kit *next;              /* among the spare ones */
+    sdci_gaps gaps;                     /* what a decoder has learned serves the next one as well */
+    char bytes[SDCI_RECEIVE_BYTES];
+} sdci_kit;
+
+/* NULL: no memory. */
+static sdci_kit *sdci_client_lend(sdc_client *client)
+{
+    sdci_lock(&client->lock);
+    sdci_kit *kit = client->spare;
+    if (kit != NULL) {
+        client->spare = kit->next;
+    }
+    sdci_unlock(&client->lock);
+    if (kit == NULL) {
+        kit = (sdci_kit *)sdci_resize(&client->allocator, NULL, 0, sizeof *kit);
+        if (kit != NULL) {
+            memset(&kit->gaps, 0, sizeof kit->gaps);
+        }
+    }
+    return kit;
+}
+
+static void sdci_client_give_back(sdc_client *client, sdci_kit *kit)
+{
+    if (kit != NULL) {
+        sdci_lock(&client->lock);
+        kit->next = client->spare;
+        client->spare = kit;
+        sdci_unlock(&client->lock);
+    }
 }
 
 /* -- Create and destroy -- */
@@ -5336,8 +6445,8 @@ static void sdci_client_free(sdc_client *client)
     sdc_allocator allocator = client->allocator;
 
     while (client->spare != NULL) {
-        void *next = *(void **)client->spare;
-        sdci_free(&allocator, client->spare, SDCI_RECEIVE_BYTES);
+        sdci_kit *next = client->spare->next;
+        sdci_free(&allocator, client->spare, sizeof *client->spare);
         client->spare = next;
     }
     sdci_agent_deinit(&client->agent, &allocator);
@@ -5404,33 +6513,6 @@ void sdc_client_destroy(sdc_client *client)
 uint64_t sdc_client_now_ms(const sdc_client *client)
 {
     return client->io.now_ms(client->io.user);
-}
-
-/* -- Receive buffers -- */
-
-/* Lent for one step: their number follows the threads that step, not the tasks. */
-static char *sdci_client_lend(sdc_client *client)
-{
-    sdci_lock(&client->lock);
-    void *bytes = client->spare;
-    if (bytes != NULL) {
-        client->spare = *(void **)bytes;
-    }
-    sdci_unlock(&client->lock);
-    if (bytes == NULL) {
-        bytes = sdci_resize(&client->allocator, NULL, 0, SDCI_RECEIVE_BYTES);
-    }
-    return (char *)bytes;
-}
-
-static void sdci_client_give_back(sdc_client *client, char *bytes)
-{
-    if (bytes != NULL) {
-        sdci_lock(&client->lock);
-        *(void **)(void *)bytes = client->spare;
-        client->spare = bytes;
-        sdci_unlock(&client->lock);
-    }
 }
 
 /* -- Token -- */
@@ -5804,14 +6886,15 @@ static sdc_err sdci_answer_result(sdci_answer *answer, sdc_error *error)
     return code;
 }
 
-/* What agents of all versions say of a service or check ID that they do not have. */
+/* What agents of all versions say of a service or check ID that they do not have; the last one is
+   `CheckID "..." does not have associated TTL`, whose end a long ID would push out of the text. */
 static bool sdci_answer_says_unknown(const sdci_answer *answer)
 {
     bool may_be = answer->status == 404 || answer->status == 500 || answer->status == 400;
 
     return may_be && (strstr(answer->text, "nknown service") != NULL ||
                       strstr(answer->text, "nknown check") != NULL ||
-                      strstr(answer->text, "does not have associated TTL") != NULL);
+                      strncmp(answer->text, "CheckID \"", 9) == 0);
 }
 
 /* -- One exchange, blocking -- */
@@ -5839,6 +6922,18 @@ static sdc_wants sdci_call_wants(const sdci_call *call, uint64_t limit_ms, uint6
     return wants;
 }
 
+/* A share of work with a kit, or with what little there is on the stack. */
+static sdci_share sdci_share_of(sdci_kit *kit, char few[SDCI_FEW_BYTES])
+{
+    sdci_share share;
+
+    memset(&share, 0, sizeof share);
+    share.bytes = kit != NULL ? kit->bytes : few;
+    share.max = kit != NULL ? sizeof kit->bytes : SDCI_FEW_BYTES;
+    share.gaps = kit != NULL ? &kit->gaps : NULL;
+    return share;
+}
+
 static sdc_err sdci_client_run(sdc_client *client, sdci_call *call, sdci_share *share,
                                uint64_t limit_ms, sdc_error *error)
 {
@@ -5861,9 +6956,10 @@ static sdc_err sdci_client_run(sdc_client *client, sdci_call *call, sdci_share *
 }
 
 /* Sends what `call->request` holds on a connection of its own and waits for the whole answer, for
-   `timeout_ms` at most, connecting included. */
+   `timeout_ms` at most, connecting included. `gaps`, or NULL, is where a decoder of the body looks
+   for what it may learn in. */
 static sdc_err sdci_client_perform(sdc_client *client, sdci_call *call, sdci_answer *answer,
-                                   uint32_t timeout_ms, sdc_error *error)
+                                   uint32_t timeout_ms, sdci_gaps **gaps, sdc_error *error)
 {
     sdc_http_handler handler = sdci_answer_handler(answer);
     uint64_t now_ms = sdc_client_now_ms(client);
@@ -5877,15 +6973,19 @@ static sdc_err sdci_client_perform(sdc_client *client, sdci_call *call, sdci_ans
     }
     error = error != NULL ? error : &own;       /* hooks may write to it unasked */
     sdci_error_clear(error);
-    memset(&share, 0, sizeof share);
-    char *lent = sdci_client_lend(client);
-    share.bytes = lent != NULL ? lent : few;
-    share.max = lent != NULL ? SDCI_RECEIVE_BYTES : sizeof few;
+    sdci_kit *kit = sdci_client_lend(client);
+    share = sdci_share_of(kit, few);
     share.may_block = true;
+    if (gaps != NULL) {
+        *gaps = share.gaps;
+    }
     sdci_call_start(call, &handler, client->max_head_bytes, client->max_body_bytes, timeout_ms,
                     now_ms);
     sdc_err err = sdci_client_run(client, call, &share, limit_ms, error);
-    sdci_client_give_back(client, lent);
+    if (gaps != NULL) {
+        *gaps = NULL;
+    }
+    sdci_client_give_back(client, kit);
     return err == SDC_OK ? sdci_answer_result(answer, error) : err;
 }
 
@@ -6184,19 +7284,16 @@ static void sdci_task_destroy(sdc_task *task)
 /* One round: everything that can be done without waiting. */
 static sdc_err sdci_task_round(sdc_task *task, bool may_block)
 {
-    sdci_share share;
     char few[SDCI_FEW_BYTES];
 
-    memset(&share, 0, sizeof share);
     sdci_atomic_set(&task->is_woken, 0);
     task->now_ms = sdc_client_now_ms(task->client);
-    char *lent = sdci_client_lend(task->client);
-    share.bytes = lent != NULL ? lent : few;
-    share.max = lent != NULL ? SDCI_RECEIVE_BYTES : sizeof few;
+    sdci_kit *kit = sdci_client_lend(task->client);
+    sdci_share share = sdci_share_of(kit, few);
     share.left = SDCI_STEP_BYTES;
     share.may_block = may_block;
     sdc_err err = task->ops->advance(task, &share);
-    sdci_client_give_back(task->client, lent);
+    sdci_client_give_back(task->client, kit);
     if (task->ops->deadline(task) > task->now_ms) {
         sdci_call_watch(&task->call);
     }
@@ -7315,16 +8412,24 @@ static void sdci_put_strings(sdci_buf *buf, const char *name, const char *const 
     sdci_put_char(buf, ']');
 }
 
-static const char *sdci_status_text(sdc_status status)
+const char *sdc_status_str(sdc_status status)
 {
     switch (status) {
+    case SDC_STATUS_UNSET:       return "unset";
     case SDC_STATUS_PASSING:     return "passing";
     case SDC_STATUS_WARNING:     return "warning";
     case SDC_STATUS_CRITICAL:    return "critical";
-    case SDC_STATUS_UNSET:
-    case SDC_STATUS_MAINTENANCE: break;
+    case SDC_STATUS_MAINTENANCE: return "maintenance";
     }
-    return "";
+    return "unknown status";
+}
+
+/* What a check can be set to; "" for the others. */
+static const char *sdci_status_text(sdc_status status)
+{
+    bool can_be_set = status >= SDC_STATUS_PASSING && status <= SDC_STATUS_CRITICAL;
+
+    return can_be_set ? sdc_status_str(status) : "";
 }
 
 /* -- Checks -- */
@@ -7830,7 +8935,7 @@ sdc_err sdc_client_register(sdc_client *client, const sdc_registration *registra
     sdci_request request = sdci_request_register(client, &call.request,
                                                  sdci_buf_from(&service.body, 0));
     sdci_answer_init(&answer, &request, "PUT");
-    err = sdci_client_perform(client, &call, &answer, client->request_timeout_ms, error);
+    err = sdci_client_perform(client, &call, &answer, client->request_timeout_ms, NULL, error);
     sdci_call_deinit(&call);
     sdci_service_deinit(&service);
     return err;
@@ -7847,7 +8952,7 @@ static sdc_err sdci_client_deregister(sdc_client *client, const char *id, uint32
     sdci_request request = sdci_request_on_id(client, &call.request, "PUT",
                                               "/v1/agent/service/deregister/", id);
     sdci_answer_init(&answer, &request, "PUT");
-    sdc_err err = sdci_client_perform(client, &call, &answer, timeout_ms, error);
+    sdc_err err = sdci_client_perform(client, &call, &answer, timeout_ms, NULL, error);
     if (err == SDC_ERR_STATUS && sdci_answer_says_unknown(&answer)) {
         sdci_error_clear(error);
         err = SDC_OK;
@@ -7912,6 +9017,7 @@ struct sdc_registrar {
     size_t which;
     sdci_mail maintenance_mail;
     char *reason;               /* of the maintenance that is wanted */
+    uint64_t asked_at_ms;       /* when `job` began */
     uint64_t verify_at_ms;
     uint64_t retry_at_ms;       /* after a failure nothing is done before this */
     uint64_t stop_at_ms;        /* when stopping ends at the latest */
@@ -7947,16 +9053,22 @@ static void sdci_registrar_log(const sdc_registrar *r, const char *action, const
 
 /* -- Mail from other threads -- */
 
-/* Puts a text into a mail. False: no memory. */
-static bool sdci_registrar_post(sdc_registrar *r, sdci_mail *mail, sdc_status status,
-                                const char *text)
+/* Puts a text into a mail, cut between two characters where it is too long. */
+static sdc_err sdci_registrar_post(sdc_registrar *r, sdci_mail *mail, sdc_status status,
+                                   const char *text)
 {
     const sdc_allocator *a = &r->task.client->allocator;
     size_t len = (size_t)sdci_min(strlen(text), SDCI_OUTPUT_MAX);
-    char *copy = sdci_copy_slice(a, sdci_slice(text, len));
 
+    if (!sdci_is_utf8(text)) {
+        return SDC_ERR_ARG;
+    }
+    while (len > 0 && ((unsigned char)text[len] & 0xC0) == 0x80) {
+        len--;
+    }
+    char *copy = sdci_copy_slice(a, sdci_slice(text, len));
     if (copy == NULL) {
-        return false;
+        return SDC_ERR_NOMEM;
     }
     sdci_lock(&r->lock);
     char *old = mail->text;
@@ -7965,7 +9077,7 @@ static bool sdci_registrar_post(sdc_registrar *r, sdci_mail *mail, sdc_status st
     mail->is_new = true;
     sdci_unlock(&r->lock);
     sdci_free_text(a, old);
-    return true;
+    return SDC_OK;
 }
 
 /* Takes a mail out, if there is one. */
@@ -8117,16 +9229,17 @@ static void sdci_registrar_start(sdc_registrar *r, sdci_job job, size_t which)
     r->which = which;
     sdci_request request = sdci_registrar_request(r, job);
     sdci_task_start(task, &request, job == SDCI_JOB_VERIFY ? "GET" : "PUT", timeout_ms, NULL);
-    r->may_be_there = r->may_be_there || job == SDCI_JOB_REGISTER;
     r->maintenance_is_due = r->maintenance_is_due && job != SDCI_JOB_MAINTENANCE;
+    r->asked_at_ms = task->now_ms;
     r->job = job;
     r->state = SDCI_REGISTRAR_EXCHANGING;
 }
 
-/* Every beat comes a little early at random: many processes that were started together spread. */
+/* Counted from when the last one was sent, and a little early at random: many processes that were
+   started together spread. */
 static uint64_t sdci_registrar_next_beat(sdc_registrar *r, const sdci_beat *beat)
 {
-    return r->task.now_ms + beat->every_ms -
+    return r->asked_at_ms + beat->every_ms -
            sdci_random_upto(&r->task.random, beat->every_ms / 10);
 }
 
@@ -8190,7 +9303,7 @@ static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err)
     uint32_t most_ms = 30000;
 
     r->num_failures++;
-    for (size_t i = 0; i < r->num_beats; i++) {
+    for (size_t i = 0; i < r->num_beats && r->job == SDCI_JOB_BEAT; i++) {
         most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->beats[i].every_ms / 2, 100));
     }
     if (sdci_task_is_stopping(&r->task)) {
@@ -8261,6 +9374,9 @@ static sdc_err sdci_registrar_exchanging(sdc_registrar *r, sdci_share *share)
     sdc_error error;
     sdc_err err = sdci_task_exchange(&r->task, share, &error);
 
+    if (r->job == SDCI_JOB_REGISTER && r->task.call.sent > 0) {
+        r->may_be_there = true;
+    }
     if (err == SDC_AGAIN && r->task.now_ms < r->stop_at_ms) {
         return SDC_AGAIN;
     }
@@ -8428,6 +9544,11 @@ sdc_task *sdc_registrar_task(sdc_registrar *registrar)
     return &registrar->task;
 }
 
+const char *sdc_registrar_id(const sdc_registrar *registrar)
+{
+    return registrar->service.id;
+}
+
 /* -- Calls on a registrar -- */
 
 /* Steps until the exchange of `job` has ended, or its time is over. */
@@ -8487,7 +9608,7 @@ sdc_err sdc_registrar_deregister(sdc_registrar *registrar, sdc_error *error)
 sdc_err sdc_registrar_set_status(sdc_registrar *registrar, const char *check_id, sdc_status status,
                                  const char *output)
 {
-    bool was_found = false;
+    sdc_err err = SDC_ERR_ARG;
 
     if (sdci_status_text(status)[0] == '\0') {
         return SDC_ERR_ARG;
@@ -8497,24 +9618,23 @@ sdc_err sdc_registrar_set_status(sdc_registrar *registrar, const char *check_id,
         if (check_id != NULL && strcmp(beat->id, check_id) != 0) {
             continue;
         }
-        was_found = true;
-        if (!sdci_registrar_post(registrar, &beat->mail, status, output != NULL ? output : "")) {
-            return SDC_ERR_NOMEM;
+        err = sdci_registrar_post(registrar, &beat->mail, status, output != NULL ? output : "");
+        if (err != SDC_OK) {
+            break;
         }
     }
     sdc_wake(&registrar->task);
-    return was_found ? SDC_OK : SDC_ERR_ARG;
+    return err;
 }
 
 sdc_err sdc_registrar_set_maintenance(sdc_registrar *registrar, bool on, const char *reason)
 {
-    if (!sdci_registrar_post(registrar, &registrar->maintenance_mail,
-                             on ? SDC_STATUS_MAINTENANCE : SDC_STATUS_PASSING,
-                             reason != NULL ? reason : "")) {
-        return SDC_ERR_NOMEM;
-    }
+    sdc_err err = sdci_registrar_post(registrar, &registrar->maintenance_mail,
+                                      on ? SDC_STATUS_MAINTENANCE : SDC_STATUS_PASSING,
+                                      reason != NULL ? reason : "");
+
     sdc_wake(&registrar->task);
-    return SDC_OK;
+    return err;
 }
 
 bool sdc_registrar_is_registered(const sdc_registrar *registrar)
@@ -8533,6 +9653,7 @@ bool sdc_registrar_is_registered(const sdc_registrar *registrar)
 #define SDCI_READS_FREE      3u         /* the first and two more */
 #define SDCI_READ_EVERY_MS   500u
 #define SDCI_READ_SLOWEST_MS 15000u
+#define SDCI_CONFIRM_MS      200u       /* before an emptied list is read again */
 #define SDCI_SLOW_RETRY_MS   1000u      /* after an answer that says no */
 
 /* -- Query -- */
@@ -8916,7 +10037,8 @@ sdc_err sdc_client_service(sdc_client *client, const sdc_query *query, const sdc
     answer.body = sdci_reading_on_body;
     answer.user = &reading;
     err = sdci_client_perform(client, &call, &answer,
-                              sdci_query_timeout_ms(client, query->index, q.wait_ms), error);
+                              sdci_query_timeout_ms(client, query->index, q.wait_ms),
+                              &reading.entries.gaps, error);
     err = sdci_reading_finish(&reading, &answer, err, error);
     if (err == SDC_OK) {
         err = sdci_reading_event(&reading, &answer, client, out, error);
@@ -9005,6 +10127,7 @@ struct sdc_instancer {
     uint64_t asked_at_ms;
     uint64_t resync_at_ms;
     uint64_t index;             /* to ask with; 0: none */
+    uint64_t asked_index;       /* of the read under way */
     uint32_t asked_wait_ms;
     uint32_t backoff_min_ms, backoff_max_ms, resync_ms;
     uint32_t num_failures;      /* in a row */
@@ -9058,6 +10181,7 @@ static void sdci_instancer_ask(sdc_instancer *i)
     }
     uint64_t index = i->read == SDCI_READ_BLOCKING ? i->index : 0;
     wait_ms -= (uint32_t)sdci_random_upto(&task->random, wait_ms / 10);
+    i->asked_index = index;
     i->asked_wait_ms = wait_ms;
     i->asked_at_ms = task->now_ms;
     sdci_bucket_take(&i->bucket);
@@ -9118,12 +10242,13 @@ static bool sdci_instancer_was_held(const sdc_instancer *i)
     return i->task.now_ms - i->asked_at_ms >= sdci_min(i->asked_wait_ms, SDCI_READ_EVERY_MS);
 }
 
-/* How fast the next reads may come. `is_news`: the answer differs from what is known. */
+/* How fast the next reads may come. `is_news`: the answer differs from what is known. A read that
+   did not ask to be held proves nothing, unless the agent leaves no other way to ask. */
 static void sdci_instancer_adjust_bucket(sdc_instancer *i, bool is_news)
 {
     if (is_news || sdci_instancer_was_held(i)) {
         i->bucket.every_ms = SDCI_READ_EVERY_MS;
-    } else {
+    } else if (i->asked_index != 0 || i->task.answer.index == 0) {
         sdci_bucket_slow_down(&i->bucket);
     }
 }
@@ -9175,7 +10300,7 @@ static sdc_err sdci_instancer_answered(sdc_instancer *i)
     }
     if (would_empty && i->read != SDCI_READ_CONFIRM) {
         i->index = 0;
-        sdci_instancer_pause(i, SDCI_READ_CONFIRM, 0);
+        sdci_instancer_pause(i, SDCI_READ_CONFIRM, SDCI_CONFIRM_MS);
         sdci_instancer_adjust_bucket(i, true);
         return SDC_OK;
     }
@@ -9215,9 +10340,11 @@ static sdc_err sdci_instancer_paused(sdc_instancer *i)
 static sdc_err sdci_instancer_reading(sdc_instancer *i, sdci_share *share)
 {
     sdc_error error;
-    sdc_err err = sdci_task_exchange(&i->task, share, &error);
 
+    i->reading.entries.gaps = share->gaps;
+    sdc_err err = sdci_task_exchange(&i->task, share, &error);
     if (err == SDC_AGAIN) {
+        i->reading.entries.gaps = NULL;
         return SDC_AGAIN;
     }
     err = sdci_reading_finish(&i->reading, &i->task.answer, err, &error);
@@ -9233,6 +10360,7 @@ static sdc_err sdci_instancer_reading(sdc_instancer *i, sdci_share *share)
     if (err != SDC_OK) {
         sdci_instancer_failed(i, err, &error);
     }
+    i->reading.entries.gaps = NULL;
     sdci_reading_deinit(&i->reading);
     return err;
 }
@@ -9421,15 +10549,26 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 
 
 #undef SDCI_BODY_MAX
+#undef SDCI_CONFIRM_MS
 #undef SDCI_ENTRY_ITEMS_MAX
 #undef SDCI_ENTRY_TEXT_MAX
 #undef SDCI_FEW_BYTES
+#undef SDCI_FIRST_BYTE
+#undef SDCI_FIRST_BYTES
 #undef SDCI_FOREVER
+#undef SDCI_GAP_ACTIONS
+#undef SDCI_GAP_BYTES
+#undef SDCI_GAP_NEXT
+#undef SDCI_GAP_PROBES
+#undef SDCI_GAP_SLOTS
 #undef SDCI_HTTP_HEAD_MAX
 #undef SDCI_IPS_MAX
 #undef SDCI_JSON_DEPTH_MAX
 #undef SDCI_JSON_TEXT_MAX
+#undef SDCI_LANE
+#undef SDCI_LEAVE
 #undef SDCI_LIST_TEXT_MAX
+#undef SDCI_LOOK
 #undef SDCI_LOOK_MS
 #undef SDCI_MINUTE_MS
 #undef SDCI_OUTPUT_MAX
