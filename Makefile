@@ -9,10 +9,13 @@ OPT      ?= -O2 -g
 WARN     := -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-qual \
             -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wvla
 CSTD     := -std=gnu99
+# V=1 shows the commands
+Q        := $(if $(V),,@)
 # what sanitizers and coverage add to everything, the tests' own servers included
 EXTRA    ?=
 JOBS     := $(shell nproc 2>/dev/null || echo 2)
 MAKEFLAGS += -j$(JOBS) --no-print-directory
+SHELL := /bin/sh
 
 CFLAGS_ALL := $(CSTD) $(WARN) $(EXTRA)
 SUITE      := $(wildcard ../shared/json-suite)
@@ -51,26 +54,26 @@ $(B) $(B)/support $(B)/agent $(B)/contract $(B)/fuzz:
 	@mkdir -p $@
 
 $(B)/sdconsul.o: examples/sdconsul.c sdconsul.h | $(B)
-	$(CC) $(CFLAGS_ALL) $(OPT) -I. -c $< -o $@
+	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) -I. -c $< -o $@
 
 $(B)/support/%.o: tests/support/%.c $(wildcard tests/support/*.h tests/agent/*.h) sdconsul.h | $(B)/support
-	$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
 
 $(B)/agent/%.o: tests/agent/%.c $(wildcard tests/agent/*.h) sdconsul.h | $(B)/agent
-	$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
 
 $(B)/contract/%.o: tests/contract/%.c $(wildcard tests/contract/*.h tests/agent/*.h) sdconsul.h | $(B)/contract
-	$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
 
 # ---- demo and examples ---------------------------------------------------------------------------
 
 $(EXAMPLE_X): $(B)/%: examples/%.c $(B)/sdconsul.o sdconsul.h
-	$(CC) $(CFLAGS_ALL) $(OPT) -I. $< $(B)/sdconsul.o -o $@
+	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) -I. $< $(B)/sdconsul.o -o $@
 
 examples: $(EXAMPLE_X) $(B)/demo
 
 $(B)/demo: examples/demo.c $(AGENT_O) $(B)/sdconsul.o
-	$(CC) $(CFLAGS_ALL) $(OPT) -I. $< $(AGENT_O) $(B)/sdconsul.o -o $@ -lpthread
+	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) -I. $< $(AGENT_O) $(B)/sdconsul.o -o $@ -lpthread
 
 demo: $(B)/demo
 	@sh examples/demo.sh $(B)/demo $(CONSUL)
@@ -78,25 +81,25 @@ demo: $(B)/demo
 # ---- tests ---------------------------------------------------------------------------------------
 
 $(B)/group_%: tests/group_%.c $(wildcard tests/test_*.c) sdconsul.h $(SUPPORT_O) $(AGENT_O)
-	$(CC) $(CFLAGS_ALL) $(TEST_OPT) $< $(SUPPORT_O) $(AGENT_O) -o $@ -lpthread
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $< $(SUPPORT_O) $(AGENT_O) -o $@ -lpthread
 
 $(B)/self: tests/support/self.c $(B)/support/test.o $(B)/support/world.o $(B)/support/script.o
-	$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
 $(B)/self_agent: tests/support/self_agent.c $(SUPPORT_O) $(AGENT_O) $(B)/sdconsul.o
-	$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
 $(B)/test_contract: $(CONTRACT_O) $(AGENT_O) $(B)/sdconsul.o
-	$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
 $(B)/test_consul: tests/test_consul.c $(B)/support/test.o $(B)/sdconsul.o
-	$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
 $(B)/fuzz/%.o: fuzz/%.c sdconsul.h | $(B)/fuzz
-	$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
 
 $(REPLAY_X): $(B)/replay_%: $(B)/fuzz/fuzz_%.o $(B)/fuzz/replay.o $(B)/sdconsul.o
-	$(CC) $(CFLAGS_ALL) $^ -o $@
+	$(Q)$(CC) $(CFLAGS_ALL) $^ -o $@
 
 TEST_X := $(GROUP_X) $(B)/self $(B)/self_agent $(B)/test_contract $(REPLAY_X)
 

@@ -1358,7 +1358,7 @@ static bool sdci_parse_u64(sdci_str s, uint64_t max, uint64_t *out)
             return false;
         }
         uint64_t digit = (uint64_t)(s.ptr[i] - '0');
-        if (value > (max - digit) / 10) {
+        if (digit > max || value > (max - digit) / 10) {
             return false;
         }
         value = value * 10 + digit;
@@ -5176,22 +5176,20 @@ static sdc_err sdci_posix_resolve(void *user, sdc_task *task, const char *host, 
     (void)op;
     (void)until;
     if (!may_block) {
-        return sdci_fail(error, SDC_ERR_RESOLVE,
-                         "%.80s: a name needs a step that may block, or a resolve hook, or give "
-                         "the address as a number", host);
+        return sdci_fail(error, SDC_ERR_RESOLVE, "a name needs a step that may block, or a resolve "
+                         "hook; or give the address as a number");
     }
     memset(&hints, 0, sizeof hints);
     hints.ai_family = AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
     int failure = getaddrinfo(host, NULL, &hints, &list);
     if (failure != 0) {
-        return sdci_fail(error, SDC_ERR_RESOLVE, "%.80s: the resolver says %s", host,
-                         gai_strerror(failure));
+        return sdci_fail(error, SDC_ERR_RESOLVE, "the resolver says %s", gai_strerror(failure));
     }
     *num_ips = sdci_collect_ips(list, ips, max_ips);
     freeaddrinfo(list);
     return *num_ips > 0 ? SDC_OK
-                        : sdci_fail(error, SDC_ERR_RESOLVE, "%.80s: it has no address", host);
+                        : sdci_fail(error, SDC_ERR_RESOLVE, "the name has no address");
 }
 
 static void sdci_posix_resolve_end(void *user, void *op)
@@ -5701,7 +5699,7 @@ static sdc_err sdci_link_ask_ips(sdci_link *link, bool may_block, sdc_error *err
         memcpy(link->ips, ips, sizeof ips);
         link->num_ips = (size_t)sdci_min(num, SDCI_IPS_MAX);
     } else if (err == SDC_OK) {
-        err = sdci_fail(error, SDC_ERR_RESOLVE, "%.80s: it has no address", link->agent->host);
+        err = sdci_fail(error, SDC_ERR_RESOLVE, "the name has no address");
     } else if (err == SDC_ERR_RESOLVE && !may_block && link->num_ips > 0) {
         err = SDC_OK;
     }
@@ -5745,7 +5743,7 @@ static void sdci_link_blame(const sdci_link *link, sdc_error *error)
     bool is_named = ip[0] != '\0' && strcmp(ip, link->agent->host) != 0;
 
     (void)snprintf(why, sizeof why, "%s", error->message);
-    (void)snprintf(error->message, sizeof error->message, "%.100s%s%.63s: %.80s",
+    (void)snprintf(error->message, sizeof error->message, "%.70s%s%.46s: %.120s",
                    link->agent->name, is_named ? " at " : "", is_named ? ip : "", why);
     sdci_make_printable(error->message);
 }
@@ -6986,7 +6984,11 @@ static sdc_err sdci_client_perform(sdc_client *client, sdci_call *call, sdci_ans
         *gaps = NULL;
     }
     sdci_client_give_back(client, kit);
-    return err == SDC_OK ? sdci_answer_result(answer, error) : err;
+    if (err == SDC_OK) {
+        sdci_error_clear(error);        /* an address before the good one may have failed */
+        err = sdci_answer_result(answer, error);
+    }
+    return err;
 }
 
 /* ---- task --------------------------------------------------- [sdc:task] --
