@@ -311,7 +311,7 @@ static void test_address_https_with_tls(void)
     client_end(&stage);
 }
 
-/* ---- other refusals at create ----------------------------------------------------------------- */
+/* ---- other refusals at create ---------------------------------------------------------------- */
 
 static void test_client_refusals(void)
 {
@@ -364,7 +364,7 @@ static void test_client_destroy_takes_null(void)
     sdc_client_destroy(NULL);
 }
 
-/* ---- environment variables -------------------------------------------------------------------- */
+/* ---- environment variables ------------------------------------------------------------------- */
 
 static void test_environment_address(void)
 {
@@ -544,7 +544,7 @@ static void test_basic_auth_padding(void)
     }
 }
 
-/* ---- tokens ----------------------------------------------------------------------------------- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
 /* All sixteen ways to set four sources: the first one that is set wins. */
 static void test_token_precedence(void)
@@ -804,7 +804,7 @@ static void test_tokens_are_zeroed_when_freed(void)
     client_end(&stage);
 }
 
-/* ---- the head of a request -------------------------------------------------------------------- */
+/* ---- the head of a request ------------------------------------------------------------------- */
 
 static void test_request_head(void)
 {
@@ -852,7 +852,7 @@ static void test_client_clock_is_the_hook(void)
     client_end(&stage);
 }
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 /* Each allocation of create and destroy fails, once and from then on for good. */
 static void test_client_create_without_memory(void)

@@ -191,8 +191,8 @@ ways()
     $cc $c_flags -std=gnu99 -O2 -DNDEBUG -I"$here/.." -c "$dir/lib.c" -o "$dir/x.o" 2>"$dir/out"
     result 'with NDEBUG' $? "$dir/out"
     # shellcheck disable=SC2086
-    $cc $c_flags -std=gnu99 '-DSDC_ASSERT(c)=((void)(c))' -I"$here/.." -c "$dir/lib.c" -o "$dir/x.o" \
-        2>"$dir/out"
+    $cc $c_flags -std=gnu99 '-DSDC_ASSERT(c)=((void)(c))' -I"$here/.." -c "$dir/lib.c" \
+        -o "$dir/x.o" 2>"$dir/out"
     result 'with an assert of its own' $? "$dir/out"
     nm -u "$dir/x.o" | grep 'assert' >"$dir/out"
     nothing "$dir/out"

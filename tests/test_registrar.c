@@ -81,7 +81,7 @@ static void registrar_on(rig *r, const char *start)
     script_on(r->script, start);
 }
 
-/* ---- registering ------------------------------------------------------------------------------ */
+/* ---- registering ----------------------------------------------------------------------------- */
 
 static void test_registers_and_says_so(void)
 {
@@ -209,7 +209,7 @@ static void test_registers_after_a_long_outage(void)
     rig_deinit(&r);
 }
 
-/* ---- heartbeats ------------------------------------------------------------------------------- */
+/* ---- heartbeats ------------------------------------------------------------------------------ */
 
 /* No two beats of one check are further apart than `most_ms`, nor closer than half of it. */
 static void registrar_check_beats(rig *r, const char *start, uint64_t most_ms)
@@ -346,7 +346,7 @@ static void test_failed_beats_do_not_register_again(void)
     }
 }
 
-/* ---- registering again ------------------------------------------------------------------------ */
+/* ---- registering again ----------------------------------------------------------------------- */
 
 static char registrar_long_id[220];
 
@@ -478,7 +478,7 @@ static void test_82_life_at_agents_of_both_versions(void)
     }
 }
 
-/* ---- without a TTL check ---------------------------------------------------------------------- */
+/* ---- without a TTL check --------------------------------------------------------------------- */
 
 static void test_verifies_without_a_ttl_check(void)
 {
@@ -551,7 +551,7 @@ static void test_verify_at_agents_of_both_versions(void)
     }
 }
 
-/* ---- what the program says -------------------------------------------------------------------- */
+/* ---- what the program says ------------------------------------------------------------------- */
 
 static void test_set_status_is_sent_at_once(void)
 {
@@ -806,7 +806,7 @@ static void test_set_status_wakes_a_blocked_step(void)
     rig_deinit(&r);
 }
 
-/* ---- from another thread, on real sockets ----------------------------------------------------- */
+/* ---- from another thread, on real sockets ---------------------------------------------------- */
 
 typedef struct registrar_room {
     sdc_registrar *registrar;
@@ -893,7 +893,7 @@ static void test_set_status_from_another_thread(void)
     agent_destroy(a);
 }
 
-/* ---- stopping --------------------------------------------------------------------------------- */
+/* ---- stopping -------------------------------------------------------------------------------- */
 
 static void test_stop_deregisters(void)
 {
@@ -1111,7 +1111,7 @@ static void test_83_stop_takes_unknown_for_success(void)
     rig_deinit(&r);
 }
 
-/* ---- destroying ------------------------------------------------------------------------------- */
+/* ---- destroying ------------------------------------------------------------------------------ */
 
 static void test_destroy_sends_nothing(void)
 {
@@ -1138,7 +1138,7 @@ static void test_destroy_sends_nothing(void)
     }
 }
 
-/* ---- once ------------------------------------------------------------------------------------- */
+/* ---- once ------------------------------------------------------------------------------------ */
 
 static void test_register_once(void)
 {
@@ -1286,7 +1286,7 @@ static void test_no_step_inside_a_step(void)
     rig_deinit(&r);
 }
 
-/* ---- refusals --------------------------------------------------------------------------------- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 static void test_registrar_refusals(void)
 {
@@ -1314,7 +1314,7 @@ static void test_registrar_refusals(void)
     rig_deinit(&r);
 }
 
-/* ---- no storms -------------------------------------------------------------------------------- */
+/* ---- no storms ------------------------------------------------------------------------------- */
 
 /* An agent that says the same for ever, for ten minutes. `per_minute` is what it may be asked. */
 static void registrar_storm(const char *start, int status, const char *text, uint32_t ttl_ms,
@@ -1405,7 +1405,7 @@ static void test_39_the_body_is_told(void)
     rig_deinit(&r);
 }
 
-/* ---- the same in an event loop ---------------------------------------------------------------- */
+/* ---- the same in an event loop --------------------------------------------------------------- */
 
 static void test_life_in_an_event_loop(void)
 {
@@ -1438,7 +1438,7 @@ static void test_life_in_an_event_loop(void)
     }
 }
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 /* One life with the nth allocation failing. True: it was reached. */
 static bool registrar_life_without_memory(uint64_t nth, bool for_good)

@@ -40,7 +40,7 @@ static sdc_query requests_query(const char *service)
     return query;
 }
 
-/* ---- paths ------------------------------------------------------------------------------------ */
+/* ---- paths ----------------------------------------------------------------------------------- */
 
 static void test_74_path_escaping(void)
 {
@@ -184,7 +184,7 @@ static void test_74_prefix_before_every_path(void)
     rig_deinit(&r);
 }
 
-/* ---- queries ---------------------------------------------------------------------------------- */
+/* ---- queries --------------------------------------------------------------------------------- */
 
 /* One query; its request. NULL after a failed check. */
 static const script_request *requests_ask(rig *r, const sdc_query *query)
@@ -430,7 +430,7 @@ static void test_14_wait_always_there(void)
     rig_deinit(&r);
 }
 
-/* ---- bodies of registrations ------------------------------------------------------------------ */
+/* ---- bodies of registrations ----------------------------------------------------------------- */
 
 /* The body that one registration becomes. NULL after a failed check. */
 static const char *requests_body(rig *r, const sdc_registration *registration)
@@ -720,8 +720,8 @@ static void test_79_strings_are_escaped(void)
 
 static void test_79_text_that_is_not_utf8_is_refused(void)
 {
-    static const char *const bad[] = { "\xff", "a\xc3", "\xc0\xaf", "\xed\xa0\x80", "\xf5\x80\x80\x80",
-                                       "\x80", "\xe2\x82" };
+    static const char *const bad[] = { "\xff", "a\xc3", "\xc0\xaf", "\xed\xa0\x80",
+                                       "\xf5\x80\x80\x80", "\x80", "\xe2\x82" };
     rig r;
     REQUIRE(requests_begin(&r, NULL));
     for (size_t i = 0; i < REQUESTS_NUM(bad) * 6; i++) {
@@ -909,7 +909,7 @@ static void test_80_replaces_existing_checks(void)
     rig_deinit(&r);
 }
 
-/* ---- what answers mean ------------------------------------------------------------------------ */
+/* ---- what answers mean ----------------------------------------------------------------------- */
 
 static void test_83_unknown_service_is_deregistered(void)
 {
@@ -1090,7 +1090,7 @@ static void test_41_redirects_are_never_followed(void)
     rig_deinit(&r);
 }
 
-/* ---- the one-shot query ----------------------------------------------------------------------- */
+/* ---- the one-shot query ---------------------------------------------------------------------- */
 
 static void test_service_answers_instances(void)
 {
@@ -1251,9 +1251,11 @@ static void test_service_limit_of_instances(void)
     rig_deinit(&r);
 }
 
-/* ---- how long a call may take ----------------------------------------------------------------- */
+/* ---- how long a call may take ---------------------------------------------------------------- */
 
-typedef enum requests_call { REQUESTS_REGISTER, REQUESTS_DEREGISTER, REQUESTS_SERVICE } requests_call;
+typedef enum requests_call {
+    REQUESTS_REGISTER, REQUESTS_DEREGISTER, REQUESTS_SERVICE
+} requests_call;
 
 static sdc_err requests_do(rig *r, requests_call call, sdc_error *error)
 {
@@ -1388,7 +1390,7 @@ static void test_calls_leave_no_connection(void)
     rig_deinit(&r);
 }
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 /* Each allocation of each call fails, once and from then on for good. */
 static void test_calls_without_memory(void)
