@@ -1,0 +1,354 @@
+/* What holds for all three decoders: any cut gives the same events, memory is bounded, and each
+   allocation may fail. */
+#ifndef SDCONSUL_IMPLEMENTATION
+#define SDCONSUL_IMPLEMENTATION
+#endif
+#include "../sdconsul.h"
+#include "support/alloc.h"
+#include "support/test.h"
+#include "../fuzz/feed.h"
+#include "../fuzz/files.h"
+
+static const char *const split_names[] = { "json", "entries", "http" };
+
+/* -- Every input in every cut -- */
+
+static void split_try_file(void *user, const char *path, const unsigned char *bytes, size_t len)
+{
+    feed *f = (feed *)user;
+
+    test_note("%s", files_name(path));
+    (void)feed_check(f, bytes, len);
+}
+
+/* The inputs of the fuzz targets, each for its decoder. */
+static void test_split_corpora(void)
+{
+    char folder[512];
+    char rest[64];
+
+    for (int kind = FEED_JSON; kind <= FEED_HTTP; kind++) {
+        feed f;
+        feed_init(&f, (feed_kind)kind, NULL);
+        REQUIRE(f.made == SDC_OK);
+        snprintf(rest, sizeof rest, "../fuzz/corpus/%s", split_names[kind]);
+        files_beside(__FILE__, rest, folder, sizeof folder);
+        CHECK(files_each(folder, split_try_file, &f) >= 10);
+        feed_deinit(&f);
+    }
+}
+
+/* Rich inputs, from which the mutants are made. */
+static const char split_json[] =
+    " {\"a\\u00e9\\ud83d\\ude00\":[1,-0.5e+10,true,false,null,\"x\\n\\\"\xc3\xa9\"],\"b\":{\"c\":[[],{}]},"
+    "\"d\":18446744073709551615} ";
+static const char split_entries[] =
+    "[{\"Node\":{\"Node\":\"n1\",\"Address\":\"10.0.0.1\",\"Datacenter\":\"dc1\",\"Meta\":null},"
+    "\"Service\":{\"ID\":\"w\\u0031\",\"Tags\":[\"b\",\"a\\\\\"],\"Meta\":{\"k\":\"v\"},\"Port\":80,"
+    "\"Ports\":[{\"Name\":\"p\",\"Port\":1,\"Default\":true}],\"Weights\":{\"Passing\":3},"
+    "\"TaggedAddresses\":{\"lan\":{\"Address\":\"1\",\"Port\":2}},\"Proxy\":{\"x\":[{}]}},"
+    "\"Checks\":[{\"CheckID\":\"c\",\"Status\":\"warning\"}]},{\"Service\":{\"Address\":\"::1\","
+    "\"Port\":8000}},{\"Service\":{\"Port\":-1}},null]";
+static const char split_http[] =
+    "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nX-Consul-Index: 42\r\nVary: a\r\n b\r\n"
+    "Transfer-Encoding: chunked\r\n\r\n5;x=\"y\"\r\nhello\r\n1A\r\n01234567890123456789012345\r\n"
+    "0\r\nTrailer: x\r\n\r\nHTTP/1.1 200";
+
+static const char *split_input(int kind)
+{
+    const char *const inputs[] = { split_json, split_entries, split_http };
+
+    return inputs[kind];
+}
+
+static size_t split_upto(uint64_t *random, size_t max)
+{
+    return feed_place(random, max + 1);
+}
+
+/* One to four small changes: a byte replaced, removed, inserted or doubled, or two swapped. */
+static size_t split_mutate(char *text, size_t len, uint64_t *random)
+{
+    static const char likely[] = "\"\\{}[],:0123456789-+.eEtfnu \r\n\t;aA\xc3\xa9\xed\xa0\x80\xff\x01";
+
+    for (size_t left = 1 + split_upto(random, 3); left > 0 && len > 1; left--) {
+        size_t at = split_upto(random, len - 1);
+        size_t how = split_upto(random, 4);
+        char c = likely[split_upto(random, sizeof likely - 2)];
+        if (how == 0) {
+            text[at] = c;
+        } else if (how == 1) {
+            memmove(text + at, text + at + 1, len - at - 1);
+            len--;
+        } else if (how == 2 || how == 3) {
+            memmove(text + at + 1, text + at, len - at);
+            text[at] = how == 2 ? c : text[at + 1];
+            len++;
+        } else {
+            size_t other = split_upto(random, len - 1);
+            char kept = text[at];
+            text[at] = text[other];
+            text[other] = kept;
+        }
+    }
+    return len;
+}
+
+/* The property where inputs are odd: mutants in three cuts each, seeded. */
+static void test_split_mutants(void)
+{
+    enum { NUM_MUTANTS = 6000 };
+    char text[1000];
+    uint64_t random = 20;
+
+    for (int kind = FEED_JSON; kind <= FEED_HTTP; kind++) {
+        feed f;
+        feed_init(&f, (feed_kind)kind, NULL);
+        REQUIRE(f.made == SDC_OK);
+        for (int n = 0; n < NUM_MUTANTS && test_num_failures() < 5; n++) {
+            size_t len = strlen(split_input(kind));
+            memcpy(text, split_input(kind), len);
+            len = split_mutate(text, len, &random);
+            f.first.len = 0;
+            feed_puts(&f.first, feed_whole(&f, text, len));
+            bool is_same = true;
+            for (int cut = 0; cut < 3 && is_same; cut++) {
+                size_t at = split_upto(&random, len);
+                size_t step = split_upto(&random, 9);
+                (void)feed_in_pieces(&f, text, len, at, step);
+                is_same = feed_same(&f, "cut at", at);
+            }
+            if (!is_same || !f.each_instance_is_sane) {
+                FAIL("%s mutant %d \"%.*s\": %s", split_names[kind], n, (int)len, text, f.why);
+            }
+        }
+        feed_deinit(&f);
+    }
+}
+
+static void test_split_empty_feeds_change_nothing(void)
+{
+    for (int kind = FEED_JSON; kind <= FEED_HTTP; kind++) {
+        const char *text = split_input(kind);
+        feed f;
+        feed_init(&f, (feed_kind)kind, NULL);
+        REQUIRE(f.made == SDC_OK);
+        feed_puts(&f.first, feed_whole(&f, text, strlen(text)));
+        feed_begin(&f);
+        bool goes_on = feed_piece(&f, text, 0);
+        for (size_t i = 0; goes_on && i < strlen(text); i++) {
+            goes_on = feed_piece(&f, text + i, 1) && feed_piece(&f, text + i + 1, 0);
+        }
+        (void)feed_end(&f, strlen(text));
+        CHECK_STR(f.log.text, f.first.text);
+        feed_deinit(&f);
+    }
+}
+
+/* -- Memory -- */
+
+typedef struct split_count {
+    uint64_t num;
+} split_count;
+
+static sdc_err split_count_instance(void *user, const sdc_instance *instance)
+{
+    (void)instance;
+    ((split_count *)user)->num++;
+    return SDC_OK;
+}
+
+/* A body of about `size` bytes: the entries of a real answer, again and again. */
+static char *split_long_body(size_t size, size_t *len, uint64_t *num_entries)
+{
+    char path[512];
+    size_t one_len = 0;
+
+    files_beside(__FILE__, "data/entries/agent_1_22.json", path, sizeof path);
+    char *one = (char *)files_read(path, &one_len);
+    char *body = one != NULL && one_len > 2 ? (char *)malloc(size + one_len) : NULL;
+    *len = 0;
+    *num_entries = 0;
+    while (body != NULL && *len < size) {
+        body[*len] = *len == 0 ? '[' : ',';
+        memcpy(body + *len + 1, one + 1, one_len - 2);
+        *len += one_len - 1;
+        *num_entries += 7;
+    }
+    if (body != NULL) {
+        body[*len] = ']';
+        (*len)++;
+    }
+    free(one);
+    return body;
+}
+
+static sdc_err split_feed_entries(sdc_entries *entries, const char *body, size_t len, size_t piece)
+{
+    sdc_err err = SDC_OK;
+
+    for (size_t at = 0; at < len && err == SDC_OK; at += piece) {
+        err = sdc_entries_feed(entries, body + at, piece < len - at ? piece : len - at);
+    }
+    return err == SDC_OK ? sdc_entries_finish(entries) : err;
+}
+
+/* 20 MB hold no more than one entry does, and once that memory is there nothing more is asked for. */
+static void test_60_a_body_of_20_mb_in_little_memory(void)
+{
+    fault_alloc memory;
+    fault_alloc_init(&memory);
+    sdc_allocator hook = fault_alloc_hook(&memory);
+    size_t len = 0;
+    uint64_t num_entries = 0;
+    char *body = split_long_body((size_t)20 << 20, &len, &num_entries);
+    sdc_entries *entries = NULL;
+    split_count count = { 0 };
+
+    REQUIRE(body != NULL);
+    CHECK_ERR(sdc_entries_create(&hook, split_count_instance, &count, &entries), SDC_OK);
+    CHECK_ERR(split_feed_entries(entries, body, len, 65536), SDC_OK);
+    CHECK_U64(count.num + sdc_entries_skipped(entries), num_entries);
+    CHECK_BETWEEN(memory.peak_bytes, 1, 96 << 10);
+    uint64_t num_calls = memory.num_calls;
+    CHECK(num_calls < 100);
+    sdc_entries_reset(entries);
+    CHECK_ERR(split_feed_entries(entries, body, len > 1 << 20 ? 1 << 20 : len, 65536),
+              SDC_ERR_JSON);
+    CHECK_U64(memory.num_calls, num_calls);
+    sdc_entries_destroy(entries);
+    fault_alloc_deinit(&memory);
+    free(body);
+}
+
+/* What nobody wants is not held, however long it is. */
+static void test_60_long_tokens_in_little_memory(void)
+{
+    static const char *const starts[] = { "[{\"x\":\"", "[{\"x\":{\"y\":[\"", "[{\"x\":[1", "[{\"x\":",
+                                          "[{\"x\":{\"y\":1," };
+    static const char *const items[] = { "text text\\n\xc3\xa9 ", "\",\"b", ",-12.5e3,{},[]",
+                                         "                ", "\"z\":{}," };
+    size_t len = (size_t)4 << 20;
+    char *body = (char *)malloc(len + 32);
+
+    REQUIRE(body != NULL);
+    for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++) {
+        fault_alloc memory;
+        fault_alloc_init(&memory);
+        sdc_allocator hook = fault_alloc_hook(&memory);
+        split_count count = { 0 };
+        sdc_entries *entries = NULL;
+        size_t at = strlen(starts[i]);
+        memcpy(body, starts[i], at);
+        for (; at < len; at += strlen(items[i])) {
+            memcpy(body + at, items[i], strlen(items[i]));
+        }
+        test_note("%s", starts[i]);
+        CHECK_ERR(sdc_entries_create(&hook, split_count_instance, &count, &entries), SDC_OK);
+        CHECK_ERR(split_feed_entries(entries, body, at, 1000), SDC_ERR_JSON);
+        sdc_error error;
+        sdc_entries_error(entries, &error);
+        CHECK_HAS(error.message, "the text ends too early");
+        CHECK_BETWEEN(memory.peak_bytes, 1, 96 << 10);
+        sdc_entries_destroy(entries);
+        fault_alloc_deinit(&memory);
+    }
+    free(body);
+}
+
+/* A head holds one field; a body of any framing nothing. */
+static void test_60_answers_in_little_memory(void)
+{
+    fault_alloc memory;
+    fault_alloc_init(&memory);
+    sdc_allocator hook = fault_alloc_hook(&memory);
+    feed_log text = { NULL, 0, 0 };
+    sdc_http_handler handler;
+    sdc_http *http = NULL;
+    size_t used = 0;
+
+    feed_puts(&text, "HTTP/1.1 200 OK\r\n");
+    for (int i = 0; i < 500; i++) {
+        feed_puts(&text, "X-Field-Of-A-Hundred-Bytes: 0123456789012345678901234567890123456789012"
+                  "34567890123456789012345\r\n");
+    }
+    feed_puts(&text, "Transfer-Encoding: chunked\r\n\r\n");
+    for (int i = 0; i < 20000; i++) {
+        feed_puts(&text, "40\r\n0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+                  "\r\n");
+    }
+    feed_puts(&text, "0\r\n\r\n");
+    memset(&handler, 0, sizeof handler);
+    CHECK_ERR(sdc_http_create(&hook, &handler, &http), SDC_OK);
+    for (size_t at = 0; at < text.len && test_num_failures() == 0; at += 1460) {
+        size_t piece = text.len - at < 1460 ? text.len - at : 1460;
+        CHECK_ERR(sdc_http_feed(http, text.text + at, piece, &used), SDC_OK);
+        CHECK_INT(used, piece);
+    }
+    CHECK(sdc_http_is_complete(http));
+    CHECK_BETWEEN(memory.peak_bytes, 1, 4096);
+    sdc_http_destroy(http);
+    fault_alloc_deinit(&memory);
+    free(text.text);
+}
+
+/* -- Each allocation may fail -- */
+
+/* One run with the nth allocation failing. True: there were fewer. */
+static bool split_run_without_memory(int kind, uint64_t nth, bool for_good, const char *want)
+{
+    const char *text = split_input(kind);
+    fault_alloc memory;
+    fault_alloc_init(&memory);
+    sdc_allocator hook = fault_alloc_hook(&memory);
+    feed f;
+
+    test_note("%s, allocation %u fails%s", split_names[kind], (unsigned)nth,
+              for_good ? " for good" : "");
+    fault_alloc_fail(&memory, nth, for_good);
+    feed_init(&f, (feed_kind)kind, &hook);
+    CHECK(f.made == SDC_OK || f.made == SDC_ERR_NOMEM);
+    if (f.made == SDC_OK) {
+        (void)feed_in_pieces(&f, text, strlen(text), 0, 1);
+        CHECK(f.err == SDC_ERR_NOMEM || strcmp(f.log.text, want) == 0);
+        CHECK(f.err == SDC_ERR_NOMEM || f.err == SDC_OK);
+        fault_alloc_fail(&memory, 0, false);
+        CHECK_STR(feed_in_pieces(&f, text, strlen(text), 0, 1), want);
+    }
+    bool is_past = memory.num_failed == 0;
+    CHECK(!is_past || f.err == SDC_OK);
+    feed_deinit(&f);
+    fault_alloc_deinit(&memory);
+    return is_past;
+}
+
+/* The nth allocation fails, once or from then on, until none is left to fail: out of memory or
+   the right answer, nothing lost, and good again after a reset. */
+static void test_split_every_allocation_may_fail(void)
+{
+    for (int kind = FEED_JSON; kind <= FEED_HTTP; kind++) {
+        feed f;
+        feed_init(&f, (feed_kind)kind, NULL);
+        REQUIRE(f.made == SDC_OK);
+        (void)feed_whole(&f, split_input(kind), strlen(split_input(kind)));
+        CHECK_ERR(f.err, SDC_OK);
+        for (int for_good = 0; for_good <= 1; for_good++) {
+            uint64_t nth = 1;
+            while (!split_run_without_memory(kind, nth, for_good != 0, f.log.text) && nth < 200) {
+                nth++;
+            }
+            CHECK_BETWEEN(nth, 2, 100);
+        }
+        feed_deinit(&f);
+    }
+}
+
+static const test_case cases_split[] = {
+    TEST(test_split_corpora),
+    TEST(test_split_mutants),
+    TEST(test_split_empty_feeds_change_nothing),
+    TEST(test_60_a_body_of_20_mb_in_little_memory),
+    TEST(test_60_long_tokens_in_little_memory),
+    TEST(test_60_answers_in_little_memory),
+    TEST(test_split_every_allocation_may_fail)
+};
