@@ -75,6 +75,12 @@ static const script_request *registrar_last(const rig *r, const char *start)
     return num > 0 ? script_nth_of(r->script, start, num - 1) : script_last(r->script);
 }
 
+/* A blocking step, and the two kinds of event loop, which step when the wants say so. */
+static const world_drive registrar_drives[] = {
+    WORLD_DRIVE_BLOCK, WORLD_DRIVE_LEVEL, WORLD_DRIVE_EDGE
+};
+static const char *const registrar_drive_names[] = { "blocking", "level", "edge" };
+
 /* Further steps of the list that begins so. */
 static void registrar_on(rig *r, const char *start)
 {
@@ -728,38 +734,50 @@ static void test_set_while_the_agent_is_away(void)
 /* Before there is anything to set it on. */
 static void test_set_before_the_registration(void)
 {
-    rig r;
-    REQUIRE(registrar_begin(&r, NULL));
-    REQUIRE(rig_register(&r, NULL));
-    CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, true, ""), SDC_OK);
-    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_CRITICAL, "c"), SDC_OK);
-    rig_run(&r, 10);
-    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
-    CHECK_STR(script_nth(r.script, 0)->raw_path, "/v1/agent/service/register");
-    CHECK_STR(registrar_last(&r, REGISTRAR_MAINTAIN)->raw_query, "enable=true");
-    CHECK_STR(registrar_last(&r, REGISTRAR_UPDATE)->body,
-              "{\"Status\":\"critical\",\"Output\":\"c\"}");
-    rig_deinit(&r);
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        rig r;
+        world_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.drive = registrar_drives[i];
+        test_note("%s", registrar_drive_names[i]);
+        REQUIRE(registrar_begin(&r, &desc));
+        REQUIRE(rig_register(&r, NULL));
+        CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, true, ""), SDC_OK);
+        CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_CRITICAL, "c"), SDC_OK);
+        rig_run(&r, 10);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+        CHECK_STR(script_nth(r.script, 0)->raw_path, "/v1/agent/service/register");
+        CHECK_STR(registrar_last(&r, REGISTRAR_MAINTAIN)->raw_query, "enable=true");
+        CHECK_STR(registrar_last(&r, REGISTRAR_UPDATE)->body,
+                  "{\"Status\":\"critical\",\"Output\":\"c\"}");
+        rig_deinit(&r);
+    }
 }
 
 /* While a beat with the old status is under way: another one follows at once. */
 static void test_set_during_a_beat(void)
 {
-    rig r;
-    REQUIRE(registrar_begin(&r, NULL));
-    registrar_on(&r, REGISTRAR_UPDATE);
-    script_delay(r.script, 1000);
-    script_ok(r.script);
-    script_ok(r.script);
-    REQUIRE(rig_register(&r, NULL));
-    rig_run(&r, 500);
-    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 1);
-    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_CRITICAL, "now"), SDC_OK);
-    rig_run(&r, 600);
-    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 2);
-    CHECK_STR(script_last(r.script)->body, "{\"Status\":\"critical\",\"Output\":\"now\"}");
-    CHECK_U64(script_last(r.script)->at_ms, WORLD_START_MS + 1000);
-    rig_deinit(&r);
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        rig r;
+        world_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.drive = registrar_drives[i];
+        test_note("%s", registrar_drive_names[i]);
+        REQUIRE(registrar_begin(&r, &desc));
+        registrar_on(&r, REGISTRAR_UPDATE);
+        script_delay(r.script, 1000);
+        script_ok(r.script);
+        script_ok(r.script);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 500);
+        CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 1);
+        CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_CRITICAL, "now"), SDC_OK);
+        rig_run(&r, 600);
+        CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 2);
+        CHECK_STR(script_last(r.script)->body, "{\"Status\":\"critical\",\"Output\":\"now\"}");
+        CHECK_U64(script_last(r.script)->at_ms, WORLD_START_MS + 1000);
+        rig_deinit(&r);
+    }
 }
 
 /* Maintenance that failed is tried again, unless it was taken back meanwhile. */
@@ -942,6 +960,24 @@ static void test_stop_keeps_the_service_if_told(void)
     rig_deinit(&r);
 }
 
+static void test_stop_is_done_at_once_in_every_loop(void)
+{
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        rig r;
+        world_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.drive = registrar_drives[i];
+        test_note("%s", registrar_drive_names[i]);
+        REQUIRE(registrar_begin(&r, &desc));
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 10000);
+        CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+        CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), 1);
+        CHECK_U64(world_now(r.world), WORLD_START_MS + 10000);
+        rig_deinit(&r);
+    }
+}
+
 static void test_stop_before_the_first_step(void)
 {
     rig r;
@@ -956,36 +992,48 @@ static void test_stop_before_the_first_step(void)
 /* A registration without an answer may have been heard: it is taken back. */
 static void test_stop_takes_back_an_unanswered_registration(void)
 {
-    rig r;
-    REQUIRE(registrar_begin(&r, NULL));
-    registrar_on(&r, REGISTRAR_REGISTER);
-    script_hang(r.script);
-    REQUIRE(rig_register(&r, NULL));
-    rig_run(&r, 1000);
-    CHECK_ERR(rig_stop(&r), SDC_STOPPED);
-    CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), 1);
-    CHECK_U64(world_now(r.world), WORLD_START_MS + 1000);
-    rig_deinit(&r);
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        rig r;
+        world_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.drive = registrar_drives[i];
+        test_note("%s", registrar_drive_names[i]);
+        REQUIRE(registrar_begin(&r, &desc));
+        registrar_on(&r, REGISTRAR_REGISTER);
+        script_hang(r.script);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 1000);
+        CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+        CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), 1);
+        CHECK_U64(world_now(r.world), WORLD_START_MS + 1000);
+        rig_deinit(&r);
+    }
 }
 
 /* The running exchange is dropped, and its connection with it. */
 static void test_stop_drops_the_running_exchange(void)
 {
-    rig r;
-    REQUIRE(registrar_begin(&r, NULL));
-    registrar_on(&r, REGISTRAR_UPDATE);
-    script_hang(r.script);
-    REQUIRE(rig_register(&r, NULL));
-    rig_run(&r, 5000);
-    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 1);
-    const script_request *beat = script_last(r.script);
-    CHECK_ERR(rig_stop(&r), SDC_STOPPED);
-    CHECK(!world_conn_is_open(beat->conn));
-    const script_request *last = registrar_last(&r, REGISTRAR_DEREGISTER);
-    CHECK(last->conn != beat->conn);
-    CHECK_U64(last->at_ms, WORLD_START_MS + 5000);
-    CHECK_U64(world_now(r.world), WORLD_START_MS + 5000);
-    rig_deinit(&r);
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        rig r;
+        world_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.drive = registrar_drives[i];
+        test_note("%s", registrar_drive_names[i]);
+        REQUIRE(registrar_begin(&r, &desc));
+        registrar_on(&r, REGISTRAR_UPDATE);
+        script_hang(r.script);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 5000);
+        CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 1);
+        const script_request *beat = script_last(r.script);
+        CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+        CHECK(!world_conn_is_open(beat->conn));
+        const script_request *last = registrar_last(&r, REGISTRAR_DEREGISTER);
+        CHECK(last->conn != beat->conn);
+        CHECK_U64(last->at_ms, WORLD_START_MS + 5000);
+        CHECK_U64(world_now(r.world), WORLD_START_MS + 5000);
+        rig_deinit(&r);
+    }
 }
 
 static void registrar_stop_now(void *user)
@@ -1079,20 +1127,26 @@ static void test_84_stop_is_bounded(void)
 /* A short failure does not use up the stop: the service is gone in the end. */
 static void test_84_stop_tries_again(void)
 {
-    rig r;
-    REQUIRE(registrar_begin(&r, NULL));
-    registrar_on(&r, REGISTRAR_DEREGISTER);
-    script_reset(r.script);
-    script_error(r.script, 500, "No cluster leader");
-    script_ok(r.script);
-    REQUIRE(rig_register(&r, NULL));
-    rig_run(&r, 10000);
-    uint64_t at_ms = world_now(r.world);
-    CHECK_ERR(rig_stop(&r), SDC_STOPPED);
-    CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), 3);
-    CHECK(!sdc_registrar_is_registered(r.registrar));
-    CHECK_BETWEEN(world_now(r.world) - at_ms, 0, 2000);
-    rig_deinit(&r);
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        rig r;
+        world_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.drive = registrar_drives[i];
+        test_note("%s", registrar_drive_names[i]);
+        REQUIRE(registrar_begin(&r, &desc));
+        registrar_on(&r, REGISTRAR_DEREGISTER);
+        script_reset(r.script);
+        script_error(r.script, 500, "No cluster leader");
+        script_ok(r.script);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 10000);
+        uint64_t at_ms = world_now(r.world);
+        CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+        CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), 3);
+        CHECK(!sdc_registrar_is_registered(r.registrar));
+        CHECK_BETWEEN(world_now(r.world) - at_ms, 0, 2000);
+        rig_deinit(&r);
+    }
 }
 
 static void test_83_stop_takes_unknown_for_success(void)
@@ -1528,6 +1582,7 @@ static const test_case cases_registrar[] = {
     TEST(test_set_status_from_another_thread),
     TEST(test_stop_deregisters),
     TEST(test_stop_keeps_the_service_if_told),
+    TEST(test_stop_is_done_at_once_in_every_loop),
     TEST(test_stop_before_the_first_step),
     TEST(test_stop_takes_back_an_unanswered_registration),
     TEST(test_stop_drops_the_running_exchange),
