@@ -99,7 +99,7 @@ static bool client_make(client_stage *stage, const sdc_client_desc *desc)
     sdc_client_destroy(stage->client);
     sdc_err err = sdc_client_create(desc, &stage->client, &error);
     if (err != SDC_OK) {
-        FAIL("sdc_client_create: %s: %s", test_err_name(err), error.message);
+        FAIL("sdc_client_create: %s: %s", test_err_name((int)err), error.message);
     }
     return err == SDC_OK;
 }
@@ -111,7 +111,7 @@ static const script_request *client_ask_of(client_stage *stage, script *s)
     size_t before = script_num_requests(s);
     sdc_err err = sdc_client_deregister(stage->client, "x", &error);
     if (err != SDC_OK) {
-        FAIL("sdc_client_deregister: %s: %s", test_err_name(err), error.message);
+        FAIL("sdc_client_deregister: %s: %s", test_err_name((int)err), error.message);
     }
     return script_num_requests(s) > before ? script_last(s) : NULL;
 }

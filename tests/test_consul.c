@@ -236,7 +236,7 @@ static bool consul_reaches(consul_stage *s, const char *state)
         consul_turn(s, 100);
     }
     FAIL("after %d ms the state is \"%s\" (%s), not \"%s\"", CONSUL_PATIENCE_MS, s->state,
-         test_err_name(s->err), state);
+         test_err_name((int)s->err), state);
     return false;
 }
 

@@ -194,7 +194,7 @@ static const script_request *requests_ask(rig *r, const sdc_query *query)
     sdc_err err = sdc_client_service(r->client, query, &event, &error);
     sdc_event_release(event);
     if (err != SDC_OK) {
-        FAIL("sdc_client_service: %s: %s", test_err_name(err), error.message);
+        FAIL("sdc_client_service: %s: %s", test_err_name((int)err), error.message);
         return NULL;
     }
     return script_last(r->script);
@@ -438,7 +438,7 @@ static const char *requests_body(rig *r, const sdc_registration *registration)
     sdc_error error;
     sdc_err err = sdc_client_register(r->client, registration, &error);
     if (err != SDC_OK) {
-        FAIL("sdc_client_register: %s: %s", test_err_name(err), error.message);
+        FAIL("sdc_client_register: %s: %s", test_err_name((int)err), error.message);
         return NULL;
     }
     const script_request *request = script_last(r->script);
