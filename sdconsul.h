@@ -1034,6 +1034,7 @@ SDC_API void sdc_http_destroy(sdc_http *http);
 
 #if defined(__GNUC__) || defined(__clang__)
 #define SDCI_PRINTF(text, args) __attribute__((__format__(__printf__, text, args)))
+#define SDCI_NOINLINE __attribute__((__noinline__))
 #else
 #error "sdconsul.h needs the __atomic builtins of gcc or clang"
 #endif
@@ -1114,15 +1115,16 @@ static void sdci_unlock(uint32_t *lock)
 
 /* -- Looking at many bytes at once -- */
 
-/* Three ways to the same two answers: SSE2, NEON, and words of eight bytes for everything else.
+/* Three ways to the same answers: SSE2, NEON, and words of eight bytes for everything else.
    SDC_NO_SIMD takes the last one everywhere. */
 #if defined(__SSE2__) && !defined(SDC_NO_SIMD)
 #include <emmintrin.h>
 #define SDCI_LANE 16u
+typedef uint32_t sdci_lane_bits;
 
 /* A bit for each of 16 bytes that is not plain inside a JSON string: a quote, a backslash, a
    control character or part of a multi-byte one. As signed numbers the last two are one range. */
-static uint32_t sdci_lane_special(const char *p)
+static sdci_lane_bits sdci_lane_special(const char *p)
 {
     __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
     __m128i found = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')),
@@ -1132,42 +1134,59 @@ static uint32_t sdci_lane_special(const char *p)
     return (uint32_t)_mm_movemask_epi8(found);
 }
 
-static size_t sdci_lane_first(uint32_t special)
+static size_t sdci_lane_first(sdci_lane_bits special)
 {
     return (size_t)__builtin_ctz(special);
 }
 
-/* Whether the first n of 16 bytes are equal. */
-static bool sdci_lane_same(const char *a, const char *b, size_t n)
+static uint32_t sdci_lane_equal(const char *a, const char *b)
 {
     __m128i x = _mm_loadu_si128((const __m128i *)(const void *)a);
     __m128i y = _mm_loadu_si128((const __m128i *)(const void *)b);
-    uint32_t equal = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x, y));
 
-    return ((equal ^ 0xFFFFu) & (0xFFFFu >> (16 - n))) == 0;
+    return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x, y));
+}
+
+/* Whether the first n bytes are equal, n from 1 to 32; all 32 may be read. */
+static bool sdci_wide_same(const char *a, const char *b, size_t n)
+{
+    uint32_t equal = sdci_lane_equal(a, b) | sdci_lane_equal(a + 16, b + 16) << 16;
+
+    return (~equal & (0xFFFFFFFFu >> (32 - n))) == 0;
+}
+
+/* How many of 16 bytes are digits before the first that is none. */
+static size_t sdci_lane_digits(const char *p)
+{
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+    __m128i value = _mm_sub_epi8(bytes, _mm_set1_epi8('0'));
+    __m128i is_digit = _mm_cmpeq_epi8(_mm_min_epu8(value, _mm_set1_epi8(9)), value);
+
+    return (size_t)__builtin_ctz(~(uint32_t)_mm_movemask_epi8(is_digit));
 }
 #elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(SDC_NO_SIMD)
 #include <arm_neon.h>
 #define SDCI_LANE 16u
+typedef uint64_t sdci_lane_bits;
 
 /* NEON has no movemask: a narrowing shift leaves four bits for each byte. */
-static uint64_t sdci_lane_bits(uint8x16_t found)
+static sdci_lane_bits sdci_lane_narrow(uint8x16_t found)
 {
     return vget_lane_u64(
         vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(found), 4)), 0);
 }
 
-static uint64_t sdci_lane_special(const char *p)
+static sdci_lane_bits sdci_lane_special(const char *p)
 {
     uint8x16_t bytes = vld1q_u8((const uint8_t *)p);
     uint8x16_t found = vorrq_u8(vorrq_u8(vceqq_u8(bytes, vdupq_n_u8('"')),
                                          vceqq_u8(bytes, vdupq_n_u8('\\'))),
                                 vcltq_s8(vreinterpretq_s8_u8(bytes), vdupq_n_s8(0x20)));
 
-    return sdci_lane_bits(found);
+    return sdci_lane_narrow(found);
 }
 
-static size_t sdci_lane_first(uint64_t special)
+static size_t sdci_lane_first(sdci_lane_bits special)
 {
     return (size_t)__builtin_ctzll(special) / 4;
 }
@@ -1176,10 +1195,25 @@ static bool sdci_lane_same(const char *a, const char *b, size_t n)
 {
     uint8x16_t equal = vceqq_u8(vld1q_u8((const uint8_t *)a), vld1q_u8((const uint8_t *)b));
 
-    return (~sdci_lane_bits(equal) & (~(uint64_t)0 >> (64 - 4 * n))) == 0;
+    return (~sdci_lane_narrow(equal) & (~(uint64_t)0 >> (64 - 4 * n))) == 0;
+}
+
+static bool sdci_wide_same(const char *a, const char *b, size_t n)
+{
+    return n <= 16 ? sdci_lane_same(a, b, n)
+                   : sdci_lane_same(a, b, 16) && sdci_lane_same(a + 16, b + 16, n - 16);
+}
+
+static size_t sdci_lane_digits(const char *p)
+{
+    uint8x16_t value = vsubq_u8(vld1q_u8((const uint8_t *)p), vdupq_n_u8('0'));
+    uint64_t others = ~sdci_lane_narrow(vcleq_u8(value, vdupq_n_u8(9)));
+
+    return others != 0 ? (size_t)__builtin_ctzll(others) / 4 : 16;
 }
 #else
 #define SDCI_LANE 8u
+typedef uint64_t sdci_lane_bits;
 
 static uint64_t sdci_word(const char *p)
 {
@@ -1199,7 +1233,7 @@ static uint64_t sdci_word(const char *p)
 
 /* The top bit of each byte that is not plain inside a JSON string; no borrow or carry crosses a
    byte, so each bit is exact. */
-static uint64_t sdci_lane_special(const char *p)
+static sdci_lane_bits sdci_lane_special(const char *p)
 {
     const uint64_t ones = 0x0101010101010101u;
     const uint64_t tops = 0x8080808080808080u;
@@ -1212,14 +1246,31 @@ static uint64_t sdci_lane_special(const char *p)
     return (~(quote & slash & control) & tops) | (word & tops);
 }
 
-static size_t sdci_lane_first(uint64_t special)
+static size_t sdci_lane_first(sdci_lane_bits special)
 {
     return SDCI_FIRST_BYTE(special);
 }
 
-static bool sdci_lane_same(const char *a, const char *b, size_t n)
+static bool sdci_wide_same(const char *a, const char *b, size_t n)
 {
+    for (; n > 8; n -= 8) {
+        if (sdci_word(a) != sdci_word(b)) {
+            return false;
+        }
+        a += 8;
+        b += 8;
+    }
     return ((sdci_word(a) ^ sdci_word(b)) & SDCI_FIRST_BYTES(n)) == 0;
+}
+
+static size_t sdci_lane_digits(const char *p)
+{
+    size_t n = 0;
+
+    while (n < 16 && p[n] >= '0' && p[n] <= '9') {
+        n++;
+    }
+    return n;
 }
 #endif
 
@@ -1717,10 +1768,14 @@ static void sdci_put_text(sdci_buf *buf, const char *text)
 
 static void sdci_put_u64(sdci_buf *buf, uint64_t value)
 {
-    char digits[24];
+    char digits[20];
+    size_t at = sizeof digits;
 
-    (void)snprintf(digits, sizeof digits, "%llu", (unsigned long long)value);
-    sdci_put_text(buf, digits);
+    do {
+        digits[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
+    sdci_put(buf, digits + at, sizeof digits - at);
 }
 
 /* The bytes from `start` on, as they stand now: valid until the next write. */
@@ -2692,11 +2747,12 @@ static sdci_span sdci_entry_keep(sdc_entries *e, const char *text, size_t len)
 {
     sdci_span span = { 0, 0 };
 
-    if (len + 1 <= e->text.cap - e->text.len || sdci_buf_reserve(&e->text, len + 1)) {
+    if (len < e->text.cap - e->text.len || sdci_buf_reserve(&e->text, len + 1)) {
+        char *to = e->text.ptr + e->text.len;
         span.at = (uint32_t)e->text.len + 1;
         span.len = (uint32_t)len;
-        memcpy(e->text.ptr + e->text.len, text, len);
-        e->text.ptr[e->text.len + len] = '\0';
+        memcpy(to, text, len);
+        to[len] = '\0';
         e->text.len += len + 1;
     }
     return span;
@@ -2953,7 +3009,7 @@ static bool sdci_entry_arrays(sdc_entries *e, sdc_instance *out)
     size_t ports = out->num_ports * sizeof(sdc_port);
 
     sdci_buf_clear(&e->arrays);
-    if (!sdci_buf_reserve(&e->arrays, tags + meta + tagged + ports)) {
+    if (!sdci_buf_reserve(&e->arrays, tags + meta + tagged + ports + 1)) {
         return false;
     }
     char *p = e->arrays.ptr;
@@ -3077,8 +3133,10 @@ static void sdci_entries_leave_out(sdc_entries *e, const char *why)
 static void sdci_entry_check_memory(sdc_entries *e, const char *at)
 {
     const sdci_buf *bufs[] = { &e->text, &e->tags, &e->meta, &e->tagged, &e->ports, &e->arrays };
+    unsigned any = (unsigned)e->text.err | (unsigned)e->tags.err | (unsigned)e->meta.err |
+                   (unsigned)e->tagged.err | (unsigned)e->ports.err | (unsigned)e->arrays.err;
 
-    for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) {
+    for (size_t i = 0; any != 0 && i < sizeof bufs / sizeof bufs[0]; i++) {
         if (bufs[i]->err == SDC_ERR_LIMIT) {
             sdci_entry_bad(e, "more than 1 MiB of text");
         } else if (bufs[i]->err != SDC_OK) {
@@ -3140,19 +3198,21 @@ static void sdci_entries_leave(sdc_entries *e, const char *at)
    makes it, when it has just walked from `before` over `bytes` without a fault and come to a
    scalar. A position holds everything that decides what bytes mean, and nothing in the walk
    depends on anything else; so whenever the decoder stands at `before` again and finds the same
-   bytes, the general decoder would do the same again, and it may be left out. That is all there is
-   to trust: both are compared in full each time, and `next` is only a guess where to look, as good
-   or bad as it may be.
+   bytes, the general decoder would do the same again, and it may be left out.
 
-   Three things keep it so. Where a walk did something that is not in the statement (a fault, a
-   member of the wrong shape, a name with an escape), nothing is learned from it. A gap before a
-   string ends with the quote; a gap before anything else ends before its first byte, which is then
-   looked at anew: a number today may be null tomorrow. And the slots are found by a hash and taken
-   over without asking, since no statement refers to another one: junk is pushed out by use.
+   `done` is the position behind the scalar that follows. A gap links to those that came after it;
+   a link is made only where the one's `done` is the other's `before`, and a slot that is taken over
+   for another gap loses every link to it. So along a link the position fits, and only the bytes are
+   compared: all of them, each time. Which link is tried first is a guess and changes nothing.
+
+   Two things keep the statement true. Where a walk did something that is not in it (a fault, a
+   member of the wrong shape, a name with an escape), nothing is learned. And a gap before a string
+   ends with the quote, but one before anything else ends before its first byte, which is looked at
+   anew: a number today may be null tomorrow.
 
    SDC_NO_FAST_PATH leaves all of it out; the decoder then answers the same. */
 
-#define SDCI_GAP_BYTES   112u
+#define SDCI_GAP_BYTES   96u
 #define SDCI_GAP_ACTIONS 7u
 #define SDCI_GAP_SLOTS   256u       /* 0 is where an answer begins */
 #define SDCI_GAP_PROBES  4u
@@ -3160,7 +3220,10 @@ static void sdci_entries_leave(sdc_entries *e, const char *at)
 
 typedef struct sdci_gap {
     sdci_where before, after;
+    sdci_where done;                /* behind the scalar that follows */
     uint8_t len;                    /* 0: the slot is free */
+    uint8_t type, target;           /* of that scalar: what becomes of it */
+    uint8_t has_effects;            /* actions or a key */
     uint8_t num_actions;
     uint8_t actions[SDCI_GAP_ACTIONS];      /* a place to enter, or SDCI_LEAVE */
     uint8_t end_at;                 /* the byte that ended an entry */
@@ -3459,8 +3522,9 @@ static const char *sdci_entries_literal(sdc_entries *e, const char *p, const cha
 static const char *sdci_plain_end(const char *p, const char *end)
 {
     while ((size_t)(end - p) >= SDCI_LANE) {
-        if (sdci_lane_special(p) != 0) {
-            return p + sdci_lane_first(sdci_lane_special(p));
+        sdci_lane_bits special = sdci_lane_special(p);
+        if (special != 0) {
+            return p + sdci_lane_first(special);
         }
         p += SDCI_LANE;
     }
@@ -3735,15 +3799,34 @@ static uint32_t sdci_gap_slot(const sdci_gaps *gaps, const sdci_where *before, c
 }
 
 /* `slot` followed the gap of the scalar before: it is the first guess from now on. */
-static void sdci_gap_link(sdci_gap *before, uint8_t slot)
+static void sdci_gap_link(sdci_gaps *gaps, uint32_t last, uint32_t slot)
 {
+    uint8_t *next = gaps->slots[last].next;
     uint32_t at = 0;
 
-    while (at + 1 < SDCI_GAP_NEXT && before->next[at] != slot) {
+    if (!sdci_same_where(&gaps->slots[last].done, &gaps->slots[slot].before)) {
+        return;
+    }
+    while (at + 1 < SDCI_GAP_NEXT && next[at] != slot) {
         at++;
     }
-    memmove(before->next + 1, before->next, at);
-    before->next[0] = slot;
+    memmove(next + 1, next, at);
+    next[0] = (uint8_t)slot;
+}
+
+/* The slot is to hold another gap. */
+static void sdci_gap_unlink(sdci_gaps *gaps, uint32_t slot)
+{
+    for (uint32_t i = 0; i < SDCI_GAP_SLOTS && gaps->slots[slot].len > 0; i++) {
+        uint8_t *next = gaps->slots[i].next;
+        uint32_t kept = 0;
+        for (uint32_t k = 0; k < SDCI_GAP_NEXT; k++) {
+            if (next[k] != slot) {
+                next[kept++] = next[k];
+            }
+        }
+        memset(next + kept, 0, SDCI_GAP_NEXT - kept);
+    }
 }
 
 /* The general decoder has come to a scalar at p. Where nothing ever comes again, it soon learns
@@ -3752,14 +3835,17 @@ static void sdci_gap_learn(sdc_entries *e, const char *p, bool is_string)
 {
     sdci_gaps *gaps = e->gaps;
     uint32_t last = e->gap;
+    size_t len = gaps != NULL && gaps->from != NULL ? (size_t)(p - gaps->from) : SIZE_MAX;
 
+    if (len == 0) {
+        return;         /* the shortcut came just to here */
+    }
     e->gap = 0;
-    if (gaps == NULL || gaps->from == NULL) {
+    if (len > SDCI_GAP_BYTES) {
         return;
     }
-    size_t len = (size_t)(p - gaps->from);
     gaps->num_misses++;
-    if (len == 0 || len > SDCI_GAP_BYTES || gaps->num_misses % 1024 >= 256) {
+    if (gaps->num_misses % 1024 >= 256) {
         return;
     }
     uint32_t slot = sdci_gap_slot(gaps, &gaps->walk.before, gaps->from, len);
@@ -3767,46 +3853,49 @@ static void sdci_gap_learn(sdc_entries *e, const char *p, bool is_string)
     bool is_new = gap->len != len || !sdci_same_where(&gap->before, &gaps->walk.before) ||
                   memcmp(gap->bytes, gaps->from, len) != 0;
     if (is_new) {
+        const sdci_member *member = sdci_entries_member(e);
+        sdci_gap_unlink(gaps, slot);
         *gap = gaps->walk;
         gap->after = e->at;
+        gap->done = e->at;
+        gap->done.member = 0;
+        gap->done.expect = SDCI_EXPECT_NEXT;
+        gap->has_effects = gap->num_actions > 0 || gap->key_at != 0;
+        gap->type = (uint8_t)member->type;
+        gap->target = (uint8_t)member->target;
         gap->len = (uint8_t)len;
         gap->is_string = is_string;
         memset(gap->next, 0, sizeof gap->next);
         memset(gap->bytes, 0, sizeof gap->bytes);
         memcpy(gap->bytes, gaps->from, len);
     }
-    sdci_gap_link(&gaps->slots[last], (uint8_t)slot);
+    sdci_gap_link(gaps, last, slot);
     e->gap = slot;
     gaps->from = NULL;
 }
 
-static bool sdci_gap_fits(const sdci_gap *gap, const sdci_where *at, const char *p)
+/* The bytes of a gap stand at p, where SDCI_LOOK can be read. */
+static bool sdci_gap_fits(const sdci_gap *gap, const char *p)
 {
     size_t len = gap->len;
     const char *bytes = gap->bytes;
 
-    if (!sdci_same_where(&gap->before, at) || len == 0) {
-        return false;
-    }
-    for (; len > SDCI_LANE; len -= SDCI_LANE) {
-        if (!sdci_lane_same(bytes, p, SDCI_LANE)) {
+    for (; len > 32; len -= 32) {
+        if (!sdci_wide_same(bytes, p, 32)) {
             return false;
         }
-        bytes += SDCI_LANE;
-        p += SDCI_LANE;
+        bytes += 32;
+        p += 32;
     }
-    return sdci_lane_same(bytes, p, len);
+    return sdci_wide_same(bytes, p, len);
 }
 
-/* The gap that begins at p, if it is known. */
-static sdci_gap *sdci_gap_guess(sdc_entries *e, const char *p)
+/* The gap that stands at p, if it is one of those that `last` links to. */
+static const sdci_gap *sdci_gap_guess(const sdci_gaps *gaps, const sdci_gap *last, const char *p)
 {
-    const uint8_t *next = e->gaps->slots[e->gap].next;
-
-    for (uint32_t i = 0; i < SDCI_GAP_NEXT && next[i] != 0; i++) {
-        sdci_gap *gap = &e->gaps->slots[next[i]];
-        if (sdci_gap_fits(gap, &e->at, p)) {
-            e->gap = next[i];
+    for (uint32_t i = 0; i < SDCI_GAP_NEXT && last->next[i] != 0; i++) {
+        const sdci_gap *gap = &gaps->slots[last->next[i]];
+        if (sdci_gap_fits(gap, p)) {
             return gap;
         }
     }
@@ -3814,8 +3903,9 @@ static sdci_gap *sdci_gap_guess(sdc_entries *e, const char *p)
 }
 
 /* Does what the general decoder did on its walk over this gap. */
-static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
+SDCI_NOINLINE static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
 {
+    e->at = gap->before;
     for (uint32_t i = 0; i < gap->num_actions; i++) {
         if (gap->actions[i] == SDCI_LEAVE) {
             sdci_entries_leave(e, p + gap->end_at - 1);
@@ -3826,82 +3916,144 @@ static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
     if (gap->key_at != 0) {
         e->key = sdci_entry_keep(e, p + gap->key_at, gap->key_len);
     }
-    e->at = gap->after;
 }
 
-/* A whole string value behind a known gap. NULL: it needs the general way. */
-static const char *sdci_quick_string(sdc_entries *e, const char *p, const char *end)
+/* The value behind a gap is of a type that its place does not have. */
+static void sdci_quick_wrong(sdc_entries *e, const sdci_gap *gap, const char *p)
 {
-    const sdci_member *member = sdci_entries_member(e);
-    const char *close = sdci_plain_end(p, end);
+    e->at = gap->after;
+    sdci_entries_wrong(e, p);
+}
 
-    if (close == end || *close != '"') {
+/* Keeps a text of at most 16 bytes, where 16 can be read and written. */
+static sdci_span sdci_quick_keep(sdc_entries *e, const char *text, size_t len)
+{
+    sdci_span span;
+    char *to = e->text.ptr + e->text.len;
+
+    memcpy(to, text, 16);
+    to[len] = '\0';
+    span.at = (uint32_t)e->text.len + 1;
+    span.len = (uint32_t)len;
+    e->text.len += len + 1;
+    return span;
+}
+
+/* Gives a plain string value to whom its gap says. */
+SDCI_NOINLINE static void sdci_quick_take(sdc_entries *e, const sdci_gap *gap, const char *p, size_t len)
+{
+    bool is_short = len <= 16 && e->text.cap - e->text.len >= 17;
+    sdci_span text = is_short ? sdci_quick_keep(e, p, len) : sdci_entry_keep(e, p, len);
+    sdci_pair pair;
+
+    if (gap->type == SDCI_STRING) {
+        e->fields[gap->target] = text;
+    } else if (gap->type == SDCI_TAG) {
+        sdci_entry_push(e, &e->tags, &text, sizeof text);
+    } else if (gap->type == SDCI_META) {
+        pair.key = e->key;
+        pair.value = text;
+        sdci_entry_push(e, &e->meta, &pair, sizeof pair);
+    } else {
+        sdci_quick_wrong(e, gap, p);
+    }
+}
+
+/* A whole string value behind a known gap, with 16 bytes in sight. NULL: it needs the general
+   way. */
+static const char *sdci_quick_string(sdc_entries *e, const sdci_gap *gap, const char *p,
+                                     const char *end)
+{
+    sdci_lane_bits special = sdci_lane_special(p);
+    const char *close = special != 0 ? p + sdci_lane_first(special)
+                                     : sdci_plain_end(p + SDCI_LANE, end);
+
+    if (close + 16 > end || *close != '"') {
         return NULL;
     }
-    if (member->type != SDCI_SKIP) {
-        if (!sdci_entries_wants_text(member)) {
-            sdci_entries_wrong(e, p);
-        } else {
-            sdci_entries_take_string(e, member, sdci_entry_keep(e, p, (size_t)(close - p)));
-        }
+    if (gap->type != SDCI_SKIP) {
+        sdci_quick_take(e, gap, p, (size_t)(close - p));
     }
     return close + 1;
 }
 
-/* A whole and plain integer behind a known gap. NULL: something else, looked at in full. */
-static const char *sdci_quick_number(sdc_entries *e, const char *p, const char *end)
+/* A whole and plain integer of less than 16 digits behind a known gap, with 16 bytes in sight.
+   NULL: something else, looked at in full. */
+static const char *sdci_quick_number(sdc_entries *e, const sdci_gap *gap, const char *p)
 {
-    const char *start = p;
+    size_t len = sdci_lane_digits(p);
     uint32_t number = 0;
 
-    while (p < end && sdci_is_digit(*p)) {
-        number = number <= UINT16_MAX ? number * 10 + (uint32_t)(*p - '0') : number;
-        p++;
-    }
-    bool is_plain = p > start && p < end && *p != '.' && *p != 'e' && *p != 'E' &&
-                    (*start != '0' || p == start + 1);
-    if (!is_plain) {
+    if (len == 0 || len > 15 || p[len] == '.' || p[len] == 'e' || p[len] == 'E' ||
+        (*p == '0' && len > 1)) {
         return NULL;
     }
-    if (sdci_entries_member(e)->type != SDCI_SKIP) {
-        sdci_entries_take_number(e, number, start);
+    if (gap->type == SDCI_SKIP) {
+        return p + len;
+    }
+    for (size_t i = 0; i < len && i < 6; i++) {
+        number = number * 10 + (uint32_t)(p[i] - '0');
+    }
+    if (gap->type == SDCI_UINT16 && number <= UINT16_MAX) {
+        e->numbers[gap->target] = (uint16_t)number;
+    } else {
+        sdci_quick_wrong(e, gap, p);
+    }
+    return p + len;
+}
+
+/* Where the shortcut ends before a scalar: the general decoder goes on with it. */
+static const char *sdci_shortcut_leave(sdc_entries *e, const sdci_gap *gap, const char *p)
+{
+    e->at = gap->after;
+    if (gap->is_string) {
+        sdci_forget_walk(e);
+        sdci_entries_begin_string(e, false);
+    } else {
+        sdci_begin_walk(e, p);
     }
     return p;
 }
 
 /* From the end of a scalar on over known gaps and the scalars behind them, as far as they reach.
-   Leaves the decoder where the general one goes on. */
-static const char *sdci_entries_shortcut(sdc_entries *e, const char *p, const char *end)
+   Leaves the decoder where the general one goes on. Apart from it, so that this one loop has the
+   registers to itself. */
+SDCI_NOINLINE static const char *sdci_entries_shortcut(sdc_entries *e, const char *p, const char *end)
 {
-    if (e->gaps == NULL || e->gaps->from != p) {
+    sdci_gaps *gaps = e->gaps;
+
+    if (gaps == NULL || gaps->from != p ||
+        !sdci_same_where(&gaps->slots[e->gap].done, &e->at)) {
         return p;
     }
-    while ((size_t)(end - p) >= SDCI_LOOK && e->fault.code == SDC_OK) {
-        const sdci_gap *gap = sdci_gap_guess(e, p);
-        if (gap == NULL) {
+    const sdci_gap *gap = &gaps->slots[e->gap];
+    while ((size_t)(end - p) >= SDCI_LOOK) {
+        const sdci_gap *found = sdci_gap_guess(gaps, gap, p);
+        if (found == NULL) {
             break;
         }
-        e->gaps->num_misses = 0;
-        sdci_gap_apply(e, gap, p);
+        gap = found;
+        if (gap->has_effects) {
+            sdci_gap_apply(e, gap, p);
+            if (e->fault.code != SDC_OK) {
+                return p;
+            }
+        }
         p += gap->len;
-        const char *next = gap->is_string ? sdci_quick_string(e, p, end)
-                                          : sdci_quick_number(e, p, end);
-        if (next == NULL && gap->is_string) {
-            sdci_forget_walk(e);
-            sdci_entries_begin_string(e, false);
-            return p;
+        const char *behind = gap->is_string ? sdci_quick_string(e, gap, p, end)
+                                            : sdci_quick_number(e, gap, p);
+        if (behind == NULL) {
+            e->gap = (uint32_t)(gap - gaps->slots);
+            return sdci_shortcut_leave(e, gap, p);
         }
-        if (next == NULL) {
-            break;
-        }
-        p = next;
-        e->at.member = 0;
-        e->at.expect = SDCI_EXPECT_NEXT;
+        p = behind;
     }
+    e->at = gap->done;
+    e->gap = (uint32_t)(gap - gaps->slots);
+    gaps->num_misses = gap == &gaps->slots[0] ? gaps->num_misses : 0;
     sdci_begin_walk(e, p);
     return p;
 }
-
 
 /* -- Between tokens -- */
 
@@ -9397,6 +9549,7 @@ static sdc_err sdci_registrar_exchanging(sdc_registrar *r, sdci_share *share)
     } else {
         sdci_registrar_job_failed(r, err, &error);
     }
+    sdci_registrar_read_mail(r);        /* what came meanwhile is due now, and the wants say so */
     return err;
 }
 
@@ -9428,9 +9581,14 @@ static uint64_t sdci_registrar_deadline(const sdc_task *task)
     if (sdci_task_is_stopping(task) && r->stop_at_ms == SDCI_FOREVER) {
         return 0;
     }
-    uint64_t at_ms = r->state == SDCI_REGISTRAR_PAUSED ? sdci_registrar_next(r).at_ms
-                                                       : SDCI_FOREVER;
-    return sdci_min(at_ms, r->stop_at_ms);
+    if (r->state == SDCI_REGISTRAR_EXCHANGING) {
+        return r->stop_at_ms;
+    }
+    sdci_due due = sdci_registrar_next(r);
+    if (due.job == SDCI_JOB_NONE && r->stop_at_ms != SDCI_FOREVER) {
+        return 0;       /* all is done: the next step says so */
+    }
+    return sdci_min(due.at_ms, r->stop_at_ms);
 }
 
 /* -- Create and destroy -- */
@@ -10573,6 +10731,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_LOOK
 #undef SDCI_LOOK_MS
 #undef SDCI_MINUTE_MS
+#undef SDCI_NOINLINE
 #undef SDCI_OUTPUT_MAX
 #undef SDCI_PRINTF
 #undef SDCI_READS_FREE

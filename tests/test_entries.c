@@ -386,9 +386,11 @@ static void test_61_a_top_that_is_no_array_is_a_wrong_shape(void)
 
 static void test_62_null_where_go_writes_null(void)
 {
-    CHECK_STR(entries_log("[{\"Node\":{\"Node\":\"n\",\"Address\":\"10.0.0.1\",\"Datacenter\":\"d\","
+    CHECK_STR(entries_log("[{\"Node\":{\"Node\":\"n\",\"Address\":\"10.0.0.1\",\"Datacenter\":"
+                          "\"d\","
                           "\"TaggedAddresses\":null,\"Meta\":null,\"Locality\":null},"
-                          "\"Service\":{\"Kind\":null,\"ID\":\"s\",\"Service\":\"web\",\"Tags\":null,"
+                          "\"Service\":{\"Kind\":null,\"ID\":\"s\",\"Service\":\"web\",\"Tags\":"
+                          "null,"
                           "\"Address\":\"\",\"TaggedAddresses\":null,\"Meta\":null,\"Port\":80,"
                           "\"Ports\":null,\"Weights\":null,\"Locality\":null,\"Proxy\":null,"
                           "\"Connect\":null},\"Checks\":null}]"),
@@ -523,14 +525,14 @@ static void test_67_text_is_decoded(void)
               "passing weight=1\nok, 0 skipped");
 }
 
-/* Showing less than was said would be worse than nothing, but where nothing shows nothing is lost. */
+/* To show less than was said would be worse than nothing; where nothing shows, nothing is lost. */
 static void test_67_a_nul_that_would_show_skips_the_instance(void)
 {
     static const char *const shown[] = {
-        "\"Service\":\"a\\u0000\"", "\"Tags\":[\"x\",\"\\u0000\"]", "\"Meta\":{\"a\\u0000b\":\"v\"}",
-        "\"Meta\":{\"a\":\"\\u0000\"}", "\"TaggedAddresses\":{\"\\u0000\":{}}",
-        "\"TaggedAddresses\":{\"a\":{\"Address\":\"1\\u0000\"}}", "\"Ports\":[{\"Name\":\"\\u0000\"}]",
-        "\"Namespace\":\"\\u0000\"", "\"Locality\":{\"Zone\":\"z\\u0000z\"}"
+        "\"Service\":\"a\\u0000\"", "\"Tags\":[\"x\",\"\\u0000\"]",
+        "\"Meta\":{\"a\\u0000b\":\"v\"}", "\"Meta\":{\"a\":\"\\u0000\"}", "\"TaggedAddresses\":{\"\\u0000\":{}}",
+        "\"TaggedAddresses\":{\"a\":{\"Address\":\"1\\u0000\"}}",
+        "\"Ports\":[{\"Name\":\"\\u0000\"}]", "\"Namespace\":\"\\u0000\"", "\"Locality\":{\"Zone\":\"z\\u0000z\"}"
     };
     static const char *const hidden[] = {
         "\"Kind\":\"\\u0000\"", "\"Proxy\":{\"\\u0000\":\"\\u0000\"}", "\"\\u0000\":1"
@@ -627,14 +629,16 @@ static void test_69_of_duplicates_the_last_wins(void)
                                  "\"Meta\":{\"k\":\"1\",\"k\":\"2\",\"b\":\"\",\"k\":\"3\"},"
                                  "\"Weights\":{\"Passing\":1,\"Passing\":4}"),
               "1.1.1.1:80 id=s tags=a meta.b= meta.k=3 passing weight=4\nok, 0 skipped");
-    CHECK_STR(entries_log("[{\"Node\":{\"Node\":\"no\",\"Address\":\"8.8.8.8\",\"Datacenter\":\"no\"},"
+    CHECK_STR(entries_log("[{\"Node\":{\"Node\":\"no\",\"Address\":\"8.8.8.8\",\"Datacenter\":"
+                          "\"no\"},"
                           "\"Node\":{\"Node\":\"n\"},\"Service\":{\"ID\":\"no\",\"Port\":1},"
                           "\"Service\":{\"Address\":\"1.1.1.1\",\"Port\":2},\"Checks\":[{"
                           "\"Status\":\"critical\"}],\"Checks\":[{\"Status\":\"warning\"},{"
                           "\"Status\":\"critical\",\"Status\":\"passing\"}]}]"),
               "1.1.1.1:2 node=n warning weight=1\nok, 0 skipped");
     CHECK_STR(entries_of_service("\"Address\":\"1.1.1.1\",\"Port\":1,\"TaggedAddresses\":{"
-                                 "\"b\":{\"Port\":1},\"a\":{\"Address\":\"x\"},\"b\":{\"Port\":2}}"),
+                                 "\"b\":{\"Port\":1},\"a\":{\"Address\":\"x\"},"
+                                 "\"b\":{\"Port\":2}}"),
               "1.1.1.1:1 id=s at.a=x:0 at.b=:2 passing weight=1\nok, 0 skipped");
 }
 
@@ -642,7 +646,8 @@ static void test_69_tags_and_meta_are_sorted_by_byte(void)
 {
     CHECK_STR(entries_of_service("\"Address\":\"1.1.1.1\",\"Port\":1,"
                                  "\"Tags\":[\"b\",\"a\",\"\",\"B\",\"a\",\"\xc3\xa9\",\"ab\"],"
-                                 "\"Meta\":{\"b\":\"1\",\"\xc3\xa9\":\"2\",\"B\":\"3\",\"\":\"4\"}"),
+                                 "\"Meta\":{\"b\":\"1\",\"\xc3\xa9\":\"2\",\"B\":\"3\","
+                                 "\"\":\"4\"}"),
               "1.1.1.1:1 id=s tags=,B,a,a,ab,b,\\xC3\\xA9 meta.=4 meta.B=3 meta.b=1 "
               "meta.\\xC3\\xA9=2 passing weight=1\nok, 0 skipped");
 }
@@ -819,10 +824,13 @@ static void test_73_entries_are_forgotten(void)
 {
     CHECK_STR(entries_log("[{\"Node\":{\"Node\":\"n\",\"Address\":\"9.9.9.9\",\"Datacenter\":\"d\","
                           "\"Partition\":\"p\",\"PeerName\":\"q\",\"Locality\":{\"Region\":\"r\","
-                          "\"Zone\":\"z\"}},\"Service\":{\"ID\":\"a\",\"Service\":\"web\",\"Tags\":["
+                          "\"Zone\":\"z\"}},\"Service\":{\"ID\":\"a\",\"Service\":\"web\","
+                          "\"Tags\":["
                           "\"t\"],\"Meta\":{\"k\":\"v\"},\"TaggedAddresses\":{\"lan\":{\"Address\":"
-                          "\"1\",\"Port\":1}},\"Ports\":[{\"Name\":\"x\",\"Port\":5,\"Default\":true}"
-                          "],\"SocketPath\":\"/s\",\"Weights\":{\"Passing\":5},\"Namespace\":\"ns\","
+                          "\"1\",\"Port\":1}},\"Ports\":[{\"Name\":\"x\",\"Port\":5,\"Default\":"
+                          "true}"
+                          "],\"SocketPath\":\"/s\",\"Weights\":{\"Passing\":5},\"Namespace\":"
+                          "\"ns\","
                           "\"Locality\":{\"Region\":\"r\"}},\"Checks\":[{\"CheckID\":"
                           "\"_node_maintenance\"}]},{\"Service\":{\"Address\":\"2.2.2.2\","
                           "\"Port\":2},\"Checks\":[{}]},{\"Service\":{\"Address\":\"3.3.3.3\"}},{"
@@ -931,7 +939,7 @@ static void test_60_an_entry_of_too_much_text_is_left_out(void)
               "1.1.1.1:1 id=s passing weight=1\n" ENTRIES_SECOND_LOG "ok, 0 skipped");
 }
 
-/* Its address fits, but not once more as part of addr: it is left out like any other, and counted. */
+/* Its address fits, but not once more as part of addr: left out like any other, and counted. */
 static void test_60_an_address_that_fits_only_once(void)
 {
     CHECK_STR(entries_repeated("\"Address\":\"", "0123456789abcdef", 40000, "\""),

@@ -344,7 +344,8 @@ static void test_50_values_are_trimmed(void)
 
 static void test_50_folded_lines_are_one_field(void)
 {
-    CHECK_STR(http_log_parts("HTTP/1.1 204 No Content", "A: one\r\n two\r\n\tthree\r\nB: x\r\n", ""),
+    CHECK_STR(http_log_parts("HTTP/1.1 204 No Content", "A: one\r\n two\r\n\tthree\r\nB: x\r\n",
+                             ""),
               "204 {A: one two\\x09three} {B: x} | ok whole keep");
     CHECK_STR(http_log_parts("HTTP/1.1 200 OK", "Content-Length:\r\n 2\r\n", "hi"),
               "200 {Content-Length: 2} \"hi\" | ok whole keep");

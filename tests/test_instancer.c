@@ -203,20 +203,38 @@ static void test_05_a_warning_for_each_spell_of_bad_indexes(void)
 
 static void test_06_lower_index_starts_over_and_is_not_published(void)
 {
+    for (int num = 0; num < 3; num++) {
+        rig r;
+        REQUIRE(instancer_begin(&r));
+        instancer_next(&r);
+        script_health(r.script, 51, instancer_body(&r, 2, 1));
+        script_hold(r.script);
+        script_change(r.script, 50, instancer_body(&r, 5, num));
+        CHECK_ERR(rig_run_exchange(&r), SDC_OK);
+        CHECK_STR(rig_addrs(&r), INSTANCER_ONE);
+        CHECK_INT(rig_num_events(&r), 2);
+        rig_run(&r, 1000);
+        CHECK_STR(instancer_index(&r, 2), "");
+        CHECK_STR(rig_addrs(&r), "10.1.0.2:80");
+        CHECK_INT(rig_num_events(&r), 3);
+        CHECK_STR(instancer_index(&r, 3), "51");
+        rig_deinit(&r);
+    }
+}
+
+/* Two agents behind one address whose histories differ, or one that has lost its mind. */
+static void test_06_index_that_jumps_up_and_down_is_no_busy_loop(void)
+{
     rig r;
-    REQUIRE(instancer_begin(&r));
-    instancer_next(&r);
-    script_health(r.script, 51, instancer_body(&r, 2, 1));
-    script_hold(r.script);
-    script_change(r.script, 50, "[]");
-    rig_run_exchange(&r);
+    REQUIRE(rig_init(&r, NULL));
+    for (size_t i = 0; i < 500; i++) {
+        script_health(r.script, i % 2 == 0 ? 100 : 50, instancer_body(&r, 1, 1));
+    }
+    rig_watch(&r, NULL);
+    rig_run(&r, 300000);
+    CHECK_BETWEEN(script_num_requests(r.script), 10, 100);
     CHECK_STR(rig_addrs(&r), INSTANCER_ONE);
     CHECK_INT(rig_num_events(&r), 2);
-    rig_run(&r, 1000);
-    CHECK_STR(instancer_index(&r, 2), "");
-    CHECK_STR(rig_addrs(&r), "10.1.0.2:80");
-    CHECK_INT(rig_num_events(&r), 3);
-    CHECK_STR(instancer_index(&r, 3), "51");
     rig_deinit(&r);
 }
 
@@ -929,7 +947,7 @@ static void test_32_backoff_grows_to_its_cap(void)
         for (size_t i = 1; i < num; i++) {
             uint64_t gap = instancer_asked_ms(&r, i) - instancer_asked_ms(&r, i - 1);
             uint64_t most = instancer_span(i, 10, 60000);
-            CHECK_BETWEEN(gap, 10, most < 500 ? 500 : most);
+            CHECK_BETWEEN(gap, 10, i > 2 && most < 500 ? 500 : most);   /* two reads are free */
             CHECK_STR(instancer_index(&r, i), "");
             if (i < 20) {
                 sum[i] += gap;
@@ -1697,11 +1715,13 @@ static void test_23_stop_and_destroy_in_the_middle_of_a_query(void)
     CHECK_INT(script_num_held(r.script), 0);
     rig_deinit(&r);
     REQUIRE(instancer_begin(&r));
-    uint64_t waits = world_seen(r.world)->waits;
+    world_stats before = *world_seen(r.world);
     sdc_instancer_destroy(r.instancer);
     r.instancer = NULL;
     CHECK_INT(world_seen(r.world)->open_now, 0);
-    CHECK_U64(world_seen(r.world)->waits, waits);
+    CHECK_U64(world_seen(r.world)->waits, before.waits);
+    CHECK_U64(world_seen(r.world)->reads, before.reads);
+    CHECK_U64(world_seen(r.world)->writes, before.writes);
     rig_deinit(&r);
 }
 
@@ -2265,6 +2285,7 @@ static const test_case cases_instancer[] = {
     TEST(test_05_unreadable_index_counts_as_none),
     TEST(test_05_a_warning_for_each_spell_of_bad_indexes),
     TEST(test_06_lower_index_starts_over_and_is_not_published),
+    TEST(test_06_index_that_jumps_up_and_down_is_no_busy_loop),
     TEST(test_07_false_empty_with_index_1_is_not_published),
     TEST(test_08_same_index_same_body_is_no_event),
     TEST(test_09_same_index_other_body_is_an_event),

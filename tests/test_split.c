@@ -8,6 +8,7 @@
 #include "support/test.h"
 #include "../fuzz/feed.h"
 #include "../fuzz/files.h"
+#include "../fuzz/model.h"
 
 static const char *const split_names[] = { "json", "entries", "http" };
 
@@ -40,11 +41,13 @@ static void test_split_corpora(void)
 
 /* Rich inputs, from which the mutants are made. */
 static const char split_json[] =
-    " {\"a\\u00e9\\ud83d\\ude00\":[1,-0.5e+10,true,false,null,\"x\\n\\\"\xc3\xa9\"],\"b\":{\"c\":[[],{}]},"
+    " {\"a\\u00e9\\ud83d\\ude00\":[1,-0.5e+10,true,false,null,\"x\\n\\\"\xc3\xa9\"],\"b\":{\"c\":["
+    "[],{}]},"
     "\"d\":18446744073709551615} ";
 static const char split_entries[] =
     "[{\"Node\":{\"Node\":\"n1\",\"Address\":\"10.0.0.1\",\"Datacenter\":\"dc1\",\"Meta\":null},"
-    "\"Service\":{\"ID\":\"w\\u0031\",\"Tags\":[\"b\",\"a\\\\\"],\"Meta\":{\"k\":\"v\"},\"Port\":80,"
+    "\"Service\":{\"ID\":\"w\\u0031\",\"Tags\":[\"b\",\"a\\\\\"],\"Meta\":{\"k\":\"v\"},\"Port\":"
+    "80,"
     "\"Ports\":[{\"Name\":\"p\",\"Port\":1,\"Default\":true}],\"Weights\":{\"Passing\":3},"
     "\"TaggedAddresses\":{\"lan\":{\"Address\":\"1\",\"Port\":2}},\"Proxy\":{\"x\":[{}]}},"
     "\"Checks\":[{\"CheckID\":\"c\",\"Status\":\"warning\"}]},{\"Service\":{\"Address\":\"::1\","
@@ -69,7 +72,8 @@ static size_t split_upto(uint64_t *random, size_t max)
 /* One to four small changes: a byte replaced, removed, inserted or doubled, or two swapped. */
 static size_t split_mutate(char *text, size_t len, uint64_t *random)
 {
-    static const char likely[] = "\"\\{}[],:0123456789-+.eEtfnu \r\n\t;aA\xc3\xa9\xed\xa0\x80\xff\x01";
+    static const char likely[] = "\"\\{}[],:"
+                                 "0123456789-+.eEtfnu \r\n\t;aA\xc3\xa9\xed\xa0\x80\xff\x01";
 
     for (size_t left = 1 + split_upto(random, 3); left > 0 && len > 1; left--) {
         size_t at = split_upto(random, len - 1);
@@ -124,6 +128,48 @@ static void test_split_mutants(void)
         }
         feed_deinit(&f);
     }
+}
+
+/* Bodies of many entries, so that what is learned from one is used on the next, with changes in
+   any of them, against the plain model: the same instances, number left out and error. */
+static size_t split_put_mutants(char *text, size_t size, uint64_t *random)
+{
+    size_t len = 1;
+
+    text[0] = '[';
+    for (int i = 0; i < 6 && len + 2 * sizeof split_entries < size; i++) {
+        size_t inner = sizeof split_entries - 3;
+        text[len++] = i == 0 ? ' ' : ',';
+        memcpy(text + len, split_entries + 1, inner);
+        bool is_changed = split_upto(random, 3) == 0;
+        len += is_changed ? split_mutate(text + len, inner, random) : inner;
+    }
+    text[len++] = ']';
+    return len;
+}
+
+static void test_split_mutants_against_the_model(void)
+{
+    enum { NUM_BODIES = 1500 };
+    static char text[8192];
+    uint64_t random = 7;
+    feed f;
+
+    feed_init(&f, FEED_ENTRIES, NULL);
+    REQUIRE(f.made == SDC_OK);
+    f.omits_reasons = true;
+    for (int n = 0; n < NUM_BODIES && test_num_failures() < 5; n++) {
+        size_t len = split_put_mutants(text, sizeof text, &random);
+        feed_log want = model_log(text, len);
+        f.first.len = 0;
+        feed_put(&f.first, want.text, want.len);
+        (void)feed_in_pieces(&f, text, len, split_upto(&random, len), split_upto(&random, 3000));
+        if (!feed_same(&f, "against the model, cut at", 0)) {
+            FAIL("body %d \"%.*s\": %s", n, (int)len, text, f.why);
+        }
+        free(want.text);
+    }
+    feed_deinit(&f);
 }
 
 static void test_split_empty_feeds_change_nothing(void)
@@ -193,7 +239,7 @@ static sdc_err split_feed_entries(sdc_entries *entries, const char *body, size_t
     return err == SDC_OK ? sdc_entries_finish(entries) : err;
 }
 
-/* 20 MB hold no more than one entry does, and once that memory is there nothing more is asked for. */
+/* 20 MB hold no more than one entry does, and once that memory is there no more is asked for. */
 static void test_60_a_body_of_20_mb_in_little_memory(void)
 {
     fault_alloc memory;
@@ -224,7 +270,8 @@ static void test_60_a_body_of_20_mb_in_little_memory(void)
 /* What nobody wants is not held, however long it is. */
 static void test_60_long_tokens_in_little_memory(void)
 {
-    static const char *const starts[] = { "[{\"x\":\"", "[{\"x\":{\"y\":[\"", "[{\"x\":[1", "[{\"x\":",
+    static const char *const starts[] = { "[{\"x\":\"", "[{\"x\":{\"y\":[\"", "[{\"x\":[1", "[{"
+                                                                                            "\"x\":",
                                           "[{\"x\":{\"y\":1," };
     static const char *const items[] = { "text text\\n\xc3\xa9 ", "\",\"b", ",-12.5e3,{},[]",
                                          "                ", "\"z\":{}," };
@@ -346,6 +393,7 @@ static void test_split_every_allocation_may_fail(void)
 static const test_case cases_split[] = {
     TEST(test_split_corpora),
     TEST(test_split_mutants),
+    TEST(test_split_mutants_against_the_model),
     TEST(test_split_empty_feeds_change_nothing),
     TEST(test_60_a_body_of_20_mb_in_little_memory),
     TEST(test_60_long_tokens_in_little_memory),
