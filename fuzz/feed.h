@@ -39,6 +39,7 @@ typedef struct feed {
     sdc_err      err;               /* the result of the newest run                           */
     bool         in_body;           /* the log is inside the body's quotes                    */
     bool         each_instance_is_sane;
+    bool         omits_reasons;     /* no lines for entries that are left out                 */
     char         why[2048];
 } feed;
 
@@ -315,6 +316,9 @@ static inline void feed_on_skipped(void *user, uint64_t number, const char *why)
 {
     feed *f = (feed *)user;
 
+    if (f->omits_reasons) {
+        return;
+    }
     feed_puts(&f->log, "skip ");
     feed_put_u64(&f->log, number);
     feed_puts(&f->log, ": ");

@@ -29,6 +29,7 @@ if ! "$clang" $flags "$folder/probe.c" -o "$folder/probe" 2>"$folder/probe.log";
     exit 0
 fi
 printf '#define SDCONSUL_IMPLEMENTATION\n#include "%s/sdconsul.h"\n' "$PWD" >"$folder/sdconsul.c"
+status=0
 for target in "$@"; do
     echo "fuzz: $target for $seconds s"
     # shellcheck disable=SC2086
@@ -36,5 +37,7 @@ for target in "$@"; do
     mkdir -p "$folder/corpus_$target"
     "$folder/fuzz_$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 \
         -dict="fuzz/$target.dict" -print_final_stats=1 -verbosity=0 \
-        -artifact_prefix="$folder/$target-" "$folder/corpus_$target" "fuzz/corpus/$target"
+        -artifact_prefix="$folder/$target-" "$folder/corpus_$target" "fuzz/corpus/$target" \
+        || status=1
 done
+exit "$status"

@@ -69,7 +69,8 @@ static void test_68_decimal_numbers_of_64_bits(void)
         { "655350", 65535, 0, false }, { "9", 9, 9, true }, { "10", 9, 0, false },
         { "5", 4, 0, false }, { "0", 0, 0, true }, { "1", 0, 0, false },
         { "", UINT64_MAX, 0, false }, { "-1", UINT64_MAX, 0, false },
-        { "+1", UINT64_MAX, 0, false }, { " 1", UINT64_MAX, 0, false }, { "1 ", UINT64_MAX, 0, false },
+        { "+1", UINT64_MAX, 0, false }, { " 1", UINT64_MAX, 0, false },
+        { "1 ", UINT64_MAX, 0, false },
         { "1.0", UINT64_MAX, 0, false }, { "1e3", UINT64_MAX, 0, false },
         { "0x1", UINT64_MAX, 0, false }, { "a", UINT64_MAX, 0, false }
     };

@@ -530,9 +530,11 @@ static void test_67_a_nul_that_would_show_skips_the_instance(void)
 {
     static const char *const shown[] = {
         "\"Service\":\"a\\u0000\"", "\"Tags\":[\"x\",\"\\u0000\"]",
-        "\"Meta\":{\"a\\u0000b\":\"v\"}", "\"Meta\":{\"a\":\"\\u0000\"}", "\"TaggedAddresses\":{\"\\u0000\":{}}",
+        "\"Meta\":{\"a\\u0000b\":\"v\"}", "\"Meta\":{\"a\":\"\\u0000\"}",
+        "\"TaggedAddresses\":{\"\\u0000\":{}}",
         "\"TaggedAddresses\":{\"a\":{\"Address\":\"1\\u0000\"}}",
-        "\"Ports\":[{\"Name\":\"\\u0000\"}]", "\"Namespace\":\"\\u0000\"", "\"Locality\":{\"Zone\":\"z\\u0000z\"}"
+        "\"Ports\":[{\"Name\":\"\\u0000\"}]", "\"Namespace\":\"\\u0000\"",
+        "\"Locality\":{\"Zone\":\"z\\u0000z\"}"
     };
     static const char *const hidden[] = {
         "\"Kind\":\"\\u0000\"", "\"Proxy\":{\"\\u0000\":\"\\u0000\"}", "\"\\u0000\":1"

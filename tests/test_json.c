@@ -442,8 +442,8 @@ static void test_json_first_error_stays_until_reset(void)
 /* Left in the middle of anything: what was begun does not show in the next text. */
 static void test_json_reset_in_the_middle(void)
 {
-    static const char text[] = "{\"k\\u00e9\":[\"\\ud83d\\ude00\xc3\xa9\",-1.5e+2,true,{\"a\":"
-                               "null}]}";
+    static const char text[] = "{\"k\\u00e9\":[\"\\ud83d\\ude00\xc3\xa9\",-1.5e+2,true,"
+                               "{\"a\":null}]}";
     feed f;
 
     feed_init(&f, FEED_JSON, NULL);

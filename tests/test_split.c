@@ -41,13 +41,12 @@ static void test_split_corpora(void)
 
 /* Rich inputs, from which the mutants are made. */
 static const char split_json[] =
-    " {\"a\\u00e9\\ud83d\\ude00\":[1,-0.5e+10,true,false,null,\"x\\n\\\"\xc3\xa9\"],\"b\":{\"c\":["
-    "[],{}]},"
-    "\"d\":18446744073709551615} ";
+    " {\"a\\u00e9\\ud83d\\ude00\":[1,-0.5e+10,true,false,null,\"x\\n\\\"\xc3\xa9\"],"
+    "\"b\":{\"c\":[[],{}]},\"d\":18446744073709551615} ";
 static const char split_entries[] =
     "[{\"Node\":{\"Node\":\"n1\",\"Address\":\"10.0.0.1\",\"Datacenter\":\"dc1\",\"Meta\":null},"
-    "\"Service\":{\"ID\":\"w\\u0031\",\"Tags\":[\"b\",\"a\\\\\"],\"Meta\":{\"k\":\"v\"},\"Port\":"
-    "80,"
+    "\"Service\":{\"ID\":\"w\\u0031\",\"Tags\":[\"b\",\"a\\\\\"],\"Meta\":{\"k\":\"v\"},"
+    "\"Port\":80,"
     "\"Ports\":[{\"Name\":\"p\",\"Port\":1,\"Default\":true}],\"Weights\":{\"Passing\":3},"
     "\"TaggedAddresses\":{\"lan\":{\"Address\":\"1\",\"Port\":2}},\"Proxy\":{\"x\":[{}]}},"
     "\"Checks\":[{\"CheckID\":\"c\",\"Status\":\"warning\"}]},{\"Service\":{\"Address\":\"::1\","
@@ -270,9 +269,8 @@ static void test_60_a_body_of_20_mb_in_little_memory(void)
 /* What nobody wants is not held, however long it is. */
 static void test_60_long_tokens_in_little_memory(void)
 {
-    static const char *const starts[] = { "[{\"x\":\"", "[{\"x\":{\"y\":[\"", "[{\"x\":[1", "[{"
-                                                                                            "\"x\":",
-                                          "[{\"x\":{\"y\":1," };
+    static const char *const starts[] = { "[{\"x\":\"", "[{\"x\":{\"y\":[\"", "[{\"x\":[1",
+                                          "[{\"x\":", "[{\"x\":{\"y\":1," };
     static const char *const items[] = { "text text\\n\xc3\xa9 ", "\",\"b", ",-12.5e3,{},[]",
                                          "                ", "\"z\":{}," };
     size_t len = (size_t)4 << 20;
