@@ -89,6 +89,9 @@ $(B)/self: tests/support/self.c $(B)/support/test.o $(B)/support/world.o $(B)/su
 $(B)/self_agent: tests/support/self_agent.c $(SUPPORT_O) $(AGENT_O) $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
+$(B)/self_agent_core: tests/agent/self/self_agent_core.c $(B)/support/test.o $(AGENT_O) $(B)/sdconsul.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+
 $(B)/test_contract: $(CONTRACT_O) $(AGENT_O) $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
@@ -101,7 +104,7 @@ $(B)/fuzz/%.o: fuzz/%.c sdconsul.h | $(B)/fuzz
 $(REPLAY_X): $(B)/replay_%: $(B)/fuzz/fuzz_%.o $(B)/fuzz/replay.o $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $^ -o $@
 
-TEST_X := $(GROUP_X) $(B)/self $(B)/self_agent $(B)/test_contract $(REPLAY_X)
+TEST_X := $(GROUP_X) $(B)/self $(B)/self_agent $(B)/self_agent_core $(B)/test_contract $(REPLAY_X)
 
 test-build: $(TEST_X) $(EXAMPLE_X) $(B)/demo
 
@@ -110,7 +113,7 @@ test: test-build
 	    $(B)/group_requests $(B)/group_watch $(B)/group_decoders $(B)/test_contract \
 	    $(B)/self $(B)/self_agent 'sh tests/support/self_tap.sh' \
 	    $(foreach f,$(FUZZERS),'$(B)/replay_$(f) fuzz/corpus/$(f)') \
-	    'sh tests/test_names.sh'
+	    'sh tests/test_names.sh' $(B)/self_agent_core
 
 test-consul: $(B)/test_contract $(B)/test_consul
 	@tests/consul/run.sh $(B)/test_contract $(B)/test_consul

@@ -3903,7 +3903,7 @@ static const sdci_gap *sdci_gap_guess(const sdci_gaps *gaps, const sdci_gap *las
 }
 
 /* Does what the general decoder did on its walk over this gap. */
-SDCI_NOINLINE static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
+static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
 {
     e->at = gap->before;
     for (uint32_t i = 0; i < gap->num_actions; i++) {
@@ -3940,7 +3940,7 @@ static sdci_span sdci_quick_keep(sdc_entries *e, const char *text, size_t len)
 }
 
 /* Gives a plain string value to whom its gap says. */
-SDCI_NOINLINE static void sdci_quick_take(sdc_entries *e, const sdci_gap *gap, const char *p, size_t len)
+static void sdci_quick_take(sdc_entries *e, const sdci_gap *gap, const char *p, size_t len)
 {
     bool is_short = len <= 16 && e->text.cap - e->text.len >= 17;
     sdci_span text = is_short ? sdci_quick_keep(e, p, len) : sdci_entry_keep(e, p, len);
@@ -4018,7 +4018,8 @@ static const char *sdci_shortcut_leave(sdc_entries *e, const sdci_gap *gap, cons
 /* From the end of a scalar on over known gaps and the scalars behind them, as far as they reach.
    Leaves the decoder where the general one goes on. Apart from it, so that this one loop has the
    registers to itself. */
-SDCI_NOINLINE static const char *sdci_entries_shortcut(sdc_entries *e, const char *p, const char *end)
+SDCI_NOINLINE static const char *sdci_entries_shortcut(sdc_entries *e, const char *p,
+                                                       const char *end)
 {
     sdci_gaps *gaps = e->gaps;
 
