@@ -9814,7 +9814,7 @@ bool sdc_registrar_is_registered(const sdc_registrar *registrar)
 #define SDCI_READS_FREE      3u         /* the first and two more */
 #define SDCI_READ_EVERY_MS   500u
 #define SDCI_READ_SLOWEST_MS 15000u
-#define SDCI_CONFIRM_MS      200u       /* before an emptied list is read again */
+#define SDCI_CONFIRM_MS      20u        /* before an emptied list is read again */
 #define SDCI_SLOW_RETRY_MS   1000u      /* after an answer that says no */
 
 /* -- Query -- */
