@@ -23,6 +23,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -256,6 +257,21 @@ static int io_listen(uint16_t *port)
         abort();
     }
     *port = ntohs(at.sin_port);
+    return fd;
+}
+
+/* The same at a path. */
+static int io_listen_at(const char *path)
+{
+    struct sockaddr_un at;
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    memset(&at, 0, sizeof at);
+    at.sun_family = AF_UNIX;
+    snprintf(at.sun_path, sizeof at.sun_path, "%s", path);
+    if (fd < 0 || bind(fd, (const struct sockaddr *)(const void *)&at, sizeof at) != 0 ||
+        listen(fd, 16) != 0) {
+        abort();
+    }
     return fd;
 }
 
@@ -647,6 +663,41 @@ static void test_59_peer_that_resets_raises_no_sigpipe(void)
     }
     sigaction(SIGPIPE, &old, NULL);
     CHECK_INT(io_num_signals, 0);
+    free(large);
+}
+
+/* Writing to a unix socket whose peer has gone is EPIPE at once: no reset comes before it. */
+static void test_59_peer_that_closes_raises_no_sigpipe(void)
+{
+    char dir[] = "/tmp/sdconsul-test-XXXXXX";
+    char path[64];
+    char address[80];
+    io_peer peer;
+    sdc_error error;
+    sdc_client *client = NULL;
+    sdc_client_desc desc;
+    struct sigaction old;
+    io_large *large = io_large_create();
+    REQUIRE(mkdtemp(dir) != NULL);
+    snprintf(path, sizeof path, "%s/socket", dir);
+    snprintf(address, sizeof address, "unix://%s", path);
+    memset(&desc, 0, sizeof desc);
+    desc.address = address;
+    desc.ignore_environment = true;
+    memset(&peer, 0, sizeof peer);
+    peer.listener = io_listen_at(path);
+    peer.take_at_once = 1000;
+    peer.take_max = 1000;
+    peer.thread = io_thread(io_peer_run, &peer);
+    io_handle(SIGPIPE, io_on_signal, &old);
+    CHECK_ERR(sdc_client_create(&desc, &client, NULL), SDC_OK);
+    CHECK_ERR(sdc_client_register(client, &large->registration, &error), SDC_ERR_IO);
+    sdc_client_destroy(client);
+    sigaction(SIGPIPE, &old, NULL);
+    CHECK_INT(io_num_signals, 0);
+    io_peer_end(&peer);
+    unlink(path);
+    rmdir(dir);
     free(large);
 }
 
@@ -1122,6 +1173,7 @@ static const test_case cases_io[] = {
     TEST(test_59_without_a_pipe_a_stop_is_seen_all_the_same),
     TEST(test_59_interrupted_calls_go_on),
     TEST(test_59_peer_that_resets_raises_no_sigpipe),
+    TEST(test_59_peer_that_closes_raises_no_sigpipe),
     TEST(test_23_stop_from_a_signal_handler),
     TEST(test_io_wakes_from_a_signal_handler),
     TEST(test_23_stop_from_another_thread),
