@@ -171,6 +171,140 @@ static void test_split_mutants_against_the_model(void)
     feed_deinit(&f);
 }
 
+/* An entry as in a long answer; its parts are what the slots of split_put_alike replace. */
+static const char *const split_alike[] = {
+    "{\"Node\":{\"Node\":\"", "n1", "\",\"Address\":\"", "10.0.0.1", "\",\"CreateIndex\":", "12",
+    "},\"Service\":{\"ID\":\"", "web-1", "\",\"Tags\":[\"", "v1", "\",\"b\"],\"Meta\":{\"", "key",
+    "\":\"", "value", "\"},\"Port\":", "8000", ",\"Weights\":{\"Passing\":", "1",
+    "}},\"Checks\":[{\"CheckID\":\"", "serfHealth", "\",\"Output\":\"", "all is well",
+    "\",\"Status\":\"", "passing", "\",\"ExposedPort\":", "0", "}]}"
+};
+
+enum { SPLIT_NUM_ALIKE = sizeof split_alike / sizeof split_alike[0] };
+
+/* Twelve entries of one form, so that the form is known, but for one part of the tenth. */
+static size_t split_put_alike(char *text, size_t size, size_t part, const char *value)
+{
+    size_t len = 0;
+
+    for (int n = 0; n < 12; n++) {
+        text[len++] = n == 0 ? '[' : ',';
+        for (size_t i = 0; i < SPLIT_NUM_ALIKE; i++) {
+            const char *piece = n == 9 && i == part ? value : split_alike[i];
+            if (len + strlen(piece) + 2 > size) {
+                FAIL("too long");
+                return 0;
+            }
+            memcpy(text + len, piece, strlen(piece));
+            len += strlen(piece);
+        }
+    }
+    text[len++] = ']';
+    return len;
+}
+
+static void split_try_alike(feed *f, size_t part, const char *value)
+{
+    static char text[8192];
+    static const size_t steps[] = { 0, 1, 200, 777 };
+    size_t len = split_put_alike(text, sizeof text, part, value);
+    feed_log want = model_log(text, len);
+
+    f->first.len = 0;
+    feed_put(&f->first, want.text, want.len);
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        (void)feed_in_pieces(f, text, len, 0, steps[i]);
+        if (!feed_same(f, "against the model in steps of", steps[i])) {
+            FAIL("\"%s\" after \"%s\": %s", value, split_alike[part - 1], f->why);
+        }
+    }
+    free(want.text);
+}
+
+/* What is odd in the tenth of many alike entries is seen as it would be in the first. */
+static void test_split_odd_values_among_many_alike(void)
+{
+    static const char *const numbers[] = {
+        "0", "7", "65535", "65536", "100000", "999999999999999", "1234567890123456",
+        "12345678901234567", "007", "00", "0080", "-0", "-1", "1.5", "1.", "1e2", "8E1", "0.5",
+        "0e1", "1e", "+1", "", " 5 ", "5 ", "5x", "true", "false", "null", "nul", "\"5\"", "{}",
+        "[]", "[1]", "{\"a\":5}", "5,\"x\":6", "5,", "18446744073709551616", ".5", "1-", "1,1"
+    };
+    static const char *const texts[] = {
+        "", "a", "0123456789abcde", "0123456789abcdef", "0123456789abcdef0", "a\\nb", "\\u0041",
+        "\\u0000", "a\\u0000", "\\ud83d\\ude00", "\\ud83d", "\\ude00", "a\x01z", "a\nz", "\xc3\xa9",
+        "a\xc3", "\xff", "\xed\xa0\x80", "a\"z", "\\\"", "\\", "\\x", "a b", "critical", "warning",
+        "_node_maintenance", "::1", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abc",
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        "\",\"x\":\"", "\"", "a\",1,\"", "\\u00e9\\u00e9\\u00e9\\u00e9\\u00e9\\u00e9\\u00e9"
+    };
+    feed f;
+
+    feed_init(&f, FEED_ENTRIES, NULL);
+    REQUIRE(f.made == SDC_OK);
+    f.omits_reasons = true;
+    for (size_t part = 1; part < SPLIT_NUM_ALIKE; part += 2) {
+        bool is_text = split_alike[part - 1][strlen(split_alike[part - 1]) - 1] == '"';
+        size_t num = is_text ? sizeof texts / sizeof texts[0] : sizeof numbers / sizeof numbers[0];
+        for (size_t i = 0; i < num && test_num_failures() < 5; i++) {
+            split_try_alike(&f, part, is_text ? texts[i] : numbers[i]);
+        }
+    }
+    feed_deinit(&f);
+}
+
+typedef struct split_refuser {
+    unsigned left;
+} split_refuser;
+
+static sdc_err split_refuse(void *user, const sdc_instance *instance)
+{
+    split_refuser *r = (split_refuser *)user;
+
+    (void)instance;
+    r->left--;
+    return r->left == 0 ? SDC_ERR_USER : SDC_OK;
+}
+
+/* What the program refuses is told with the byte that ended the entry, in any cut, also where the
+   entries behind it are empty. */
+static void test_split_a_refused_instance_names_its_end(void)
+{
+    static char text[8192];
+    split_refuser r;
+    sdc_entries *entries = NULL;
+    sdc_error error;
+    size_t ends[25] = { 0 };
+    size_t len = 0;
+
+    for (unsigned n = 1; n <= 24; n++) {
+        const char *more = n % 3 == 0 ? ",{}" : n % 4 == 0 ? ",{\"Service\":{}}" : "";
+        len += (size_t)snprintf(text + len, sizeof text - len,
+                                "%s{\"Node\":{\"Address\":\"10.0.0.1\"},"
+                                "\"Service\":{\"Port\":80,\"ID\":\"web\"}}", n == 1 ? "[" : ",");
+        ends[n] = len - 1;
+        len += (size_t)snprintf(text + len, sizeof text - len, "%s", more);
+    }
+    text[len++] = ']';
+    REQUIRE(sdc_entries_create(NULL, split_refuse, &r, &entries) == SDC_OK);
+    for (unsigned nth = 1; nth <= 24; nth++) {
+        for (size_t cut = 0; cut < len; cut += 1 + cut / 40) {
+            char want[100];
+            snprintf(want, sizeof want, "JSON, byte %zu: the program's own error", ends[nth]);
+            r.left = nth;
+            sdc_entries_reset(entries);
+            (void)sdc_entries_feed(entries, text, cut);
+            (void)sdc_entries_feed(entries, text + cut, len - cut);
+            sdc_entries_error(entries, &error);
+            test_note("instance %u, cut at %zu", nth, cut);
+            CHECK_STR(error.message, want);
+        }
+    }
+    sdc_entries_destroy(entries);
+}
+
 static void test_split_empty_feeds_change_nothing(void)
 {
     for (int kind = FEED_JSON; kind <= FEED_HTTP; kind++) {
@@ -339,26 +473,51 @@ static void test_60_answers_in_little_memory(void)
 
 /* -- Each allocation may fail -- */
 
-/* One run with the nth allocation failing. True: there were fewer. */
-static bool split_run_without_memory(int kind, uint64_t nth, bool for_good, const char *want)
+/* What is fed: byte by byte, so that tokens are kept over many feeds, or many entries at once. */
+typedef struct split_case {
+    int    kind;
+    size_t step;
+    size_t times;               /* the input's entries come so often */
+} split_case;
+
+static size_t split_put_case(const split_case *c, char *text, size_t size)
 {
-    const char *text = split_input(kind);
+    const char *input = split_input(c->kind);
+    size_t len = strlen(input);
+    size_t at = len;
+
+    if (!CHECK(len * c->times < size)) {
+        return 0;
+    }
+    memcpy(text, input, len);
+    for (size_t n = 1; n < c->times; n++) {
+        text[at - 1] = ',';
+        memcpy(text + at, input + 1, len - 1);
+        at += len - 1;
+    }
+    return at;
+}
+
+/* One run with the nth allocation failing. True: there were fewer. */
+static bool split_run_without_memory(const split_case *c, uint64_t nth, bool for_good,
+                                     const char *text, size_t len, const char *want)
+{
     fault_alloc memory;
     fault_alloc_init(&memory);
     sdc_allocator hook = fault_alloc_hook(&memory);
     feed f;
 
-    test_note("%s, allocation %u fails%s", split_names[kind], (unsigned)nth,
-              for_good ? " for good" : "");
+    test_note("%s in steps of %zu, allocation %u fails%s", split_names[c->kind], c->step,
+              (unsigned)nth, for_good ? " for good" : "");
     fault_alloc_fail(&memory, nth, for_good);
-    feed_init(&f, (feed_kind)kind, &hook);
+    feed_init(&f, (feed_kind)c->kind, &hook);
     CHECK(f.made == SDC_OK || f.made == SDC_ERR_NOMEM);
     if (f.made == SDC_OK) {
-        (void)feed_in_pieces(&f, text, strlen(text), 0, 1);
+        (void)feed_in_pieces(&f, text, len, 0, c->step);
         CHECK(f.err == SDC_ERR_NOMEM || strcmp(f.log.text, want) == 0);
         CHECK(f.err == SDC_ERR_NOMEM || f.err == SDC_OK);
         fault_alloc_fail(&memory, 0, false);
-        CHECK_STR(feed_in_pieces(&f, text, strlen(text), 0, 1), want);
+        CHECK_STR(feed_in_pieces(&f, text, len, 0, c->step), want);
     }
     bool is_past = memory.num_failed == 0;
     CHECK(!is_past || f.err == SDC_OK);
@@ -371,15 +530,24 @@ static bool split_run_without_memory(int kind, uint64_t nth, bool for_good, cons
    the right answer, nothing lost, and good again after a reset. */
 static void test_split_every_allocation_may_fail(void)
 {
-    for (int kind = FEED_JSON; kind <= FEED_HTTP; kind++) {
+    static const split_case cases[] = { { FEED_JSON, 1, 1 }, { FEED_JSON, 0, 1 },
+                                        { FEED_ENTRIES, 1, 1 }, { FEED_ENTRIES, 0, 1 },
+                                        { FEED_ENTRIES, 0, 10 }, { FEED_ENTRIES, 700, 10 },
+                                        { FEED_HTTP, 1, 1 }, { FEED_HTTP, 0, 1 } };
+    static char text[8192];
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const split_case *c = &cases[i];
+        size_t len = split_put_case(c, text, sizeof text);
         feed f;
-        feed_init(&f, (feed_kind)kind, NULL);
+        feed_init(&f, (feed_kind)c->kind, NULL);
         REQUIRE(f.made == SDC_OK);
-        (void)feed_whole(&f, split_input(kind), strlen(split_input(kind)));
+        (void)feed_whole(&f, text, len);
         CHECK_ERR(f.err, SDC_OK);
         for (int for_good = 0; for_good <= 1; for_good++) {
             uint64_t nth = 1;
-            while (!split_run_without_memory(kind, nth, for_good != 0, f.log.text) && nth < 200) {
+            while (!split_run_without_memory(c, nth, for_good != 0, text, len, f.log.text) &&
+                   nth < 200) {
                 nth++;
             }
             CHECK_BETWEEN(nth, 2, 100);
@@ -392,6 +560,8 @@ static const test_case cases_split[] = {
     TEST(test_split_corpora),
     TEST(test_split_mutants),
     TEST(test_split_mutants_against_the_model),
+    TEST(test_split_odd_values_among_many_alike),
+    TEST(test_split_a_refused_instance_names_its_end),
     TEST(test_split_empty_feeds_change_nothing),
     TEST(test_60_a_body_of_20_mb_in_little_memory),
     TEST(test_60_long_tokens_in_little_memory),
