@@ -107,7 +107,8 @@ SENTENCES = ('says "hello" & <goodbye>', "a\\b\tc", "caf\u00e9 \u6771\u4eac \U00
 
 
 def varied_check(r, i, host, of, index):
-    c = check(host, r.pick(["service:%s:%d" % (of[0], i), r.pick(WORDS), "ttl-%d" % r.upto(99)]),
+    check_id = r.pick(["service:%s:%d" % (of[0], i), r.pick(WORDS), "ttl-%d" % r.upto(99)])
+    c = check(host, check_id,
               r.pick(WORDS).title(), status_of(r), r.pick(SENTENCES) * (1 + r.upto(3)), of,
               r.pick(["http", "tcp", "ttl", "grpc", "script"]), index + r.upto(10**r.upto(7)))
     for name in r.some(["Notes", "Interval", "Timeout", "ExposedPort", "Type", "Definition"], 5):

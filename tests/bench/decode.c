@@ -2,9 +2,10 @@
 
    First each takes each body once, and all must find the same in it. Then they
    take turns, round by round, so that what slows the machine down for a while
-   slows all of them; a sample is as many runs as take a few milliseconds of this
-   thread's CPU time. Prints one JSON object for each body and decoder with
-   all samples in MB/s, in the order of the rounds. */
+   slows all of them; a sample is as many runs as take a few milliseconds of
+   CPU time. Those that take long for one run sit out three rounds of four.
+   Prints one JSON object for each body and decoder with the sample of each round
+   in MB/s, or null. */
 #include "peer.h"
 
 #include <dlfcn.h>
@@ -19,6 +20,7 @@
 enum { MAX_PEERS = 32, MAX_LINES = 64, MAX_ROUNDS = 99, PADDING = 64 };
 
 static const uint64_t sample_ns = 3000000;
+static const uint64_t long_run_ns = 12000000;
 static const size_t long_body = (size_t)4 << 20;
 
 /* One row of the table: a decoder and how it is fed, in a process of its own, so that none gets a
@@ -27,6 +29,7 @@ typedef struct line {
     const peer *p;
     size_t chunk;               /* 0: the whole body */
     unsigned num_runs;          /* in one sample; set in the worker */
+    bool is_slow;
     int fd;                     /* to the worker */
     pid_t pid;
     double samples[MAX_ROUNDS];
@@ -38,6 +41,7 @@ enum { ASK_FULL = 'f', ASK_LIGHT = 'l', ASK_CALIBRATE = 'c', ASK_SAMPLE = 's' };
 typedef struct answer {
     sum s;
     double mb_per_s;
+    bool is_slow;
     bool is_ok;
 } answer;
 
@@ -123,16 +127,20 @@ static void line_calibrate(line *l, void *state, const body *b)
         uint64_t took = line_time(l, state, b);
         if (took * 2 >= sample_ns) {
             uint64_t runs = (sample_ns * l->num_runs + took - 1) / took;
+            l->is_slow = took > long_run_ns * l->num_runs;
             l->num_runs = runs == 0 ? 1 : (unsigned)runs;
             return;
         }
     }
 }
 
-/* The run before the clock starts warms the caches that the decoder before this one had. */
+/* The run before the clock starts warms the caches that the decoder before this one had; a long run
+   does that by itself. */
 static double line_sample(const line *l, void *state, const body *b)
 {
-    (void)line_run(l, state, b, false);
+    if (!l->is_slow) {
+        (void)line_run(l, state, b, false);
+    }
     return (double)b->len * l->num_runs * 1e3 / (double)(line_time(l, state, b) + 1);
 }
 
@@ -149,6 +157,7 @@ static void worker(line *l, int fd, const body *b)
             a.s = line_run(l, state, b, ask == ASK_FULL);
         } else if (a.is_ok && ask == ASK_CALIBRATE) {
             line_calibrate(l, state, b);
+            a.is_slow = l->is_slow;
         } else if (a.is_ok) {
             a.mb_per_s = line_sample(l, state, b);
         }
@@ -199,7 +208,12 @@ static void line_add(const peer *p, size_t chunk, const body *b)
     }
     (void)close(fds[1]);
     l->fd = fds[0];
-    if (l->pid < 0 || !line_ask(l, ASK_CALIBRATE).is_ok) {
+    if (l->pid < 0) {
+        fail("cannot fork", p->name);
+    }
+    answer a = line_ask(l, ASK_CALIBRATE);
+    l->is_slow = a.is_slow;
+    if (!a.is_ok) {
         fprintf(stderr, "skipped: %s: cannot run on this machine\n", p->name);
         line_close(l);
         return;
@@ -243,7 +257,11 @@ static void line_print(const line *l, const body *b, unsigned num_rounds)
     printf("{\"body\": \"%s\", \"bytes\": %zu, \"decoder\": \"%s\", \"version\": \"%s\", "
            "\"chunk\": %zu, \"samples\": [", b->path, b->len, l->p->name, l->p->version, l->chunk);
     for (unsigned i = 0; i < num_rounds; i++) {
-        printf("%s%.1f", i == 0 ? "" : ", ", l->samples[i]);
+        if (l->samples[i] > 0) {
+            printf("%s%.1f", i == 0 ? "" : ", ", l->samples[i]);
+        } else {
+            printf("%snull", i == 0 ? "" : ", ");
+        }
     }
     printf("]}\n");
 }
@@ -259,7 +277,9 @@ static void measure(const body *b, unsigned max_rounds, double seconds)
     while (num_rounds < max_rounds &&
            (num_rounds < 5 || difftime(time(NULL), began) < seconds)) {
         for (size_t i = 0; i < num_lines; i++) {
-            lines[i].samples[num_rounds] = line_ask(&lines[i], ASK_SAMPLE).mb_per_s;
+            bool sits_out = lines[i].is_slow && b->len < long_body && num_rounds % 4 != 0;
+            lines[i].samples[num_rounds] =
+                sits_out ? 0 : line_ask(&lines[i], ASK_SAMPLE).mb_per_s;
         }
         num_rounds++;
     }

@@ -17,7 +17,7 @@ ROUNDS = 7
 REST_ROUNDS = 2
 REST_S = 0.5
 # of instances: answers before the clock starts, and answers that count
-PLAN = {10: (50, 1000), 1000: (10, 100), 10000: (3, 10)}
+PLAN = {10: (50, 1000), 1000: (10, 150), 10000: (3, 12)}
 # what takes a hundred times as much CPU gets fewer of them, in every other round
 SLOW = {"go-kit": {10: (50, 300), 1000: (5, 20), 10000: (2, 3)}}
 PATIENCE_S = 60

@@ -1,7 +1,7 @@
 /* cJSON: a tree for each body. */
 #include "peer.h"
 
-#include <cJSON.h>
+#include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
 
