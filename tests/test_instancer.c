@@ -2283,6 +2283,126 @@ static void test_59_no_descriptor_left(void)
     rig_deinit(&r);
 }
 
+/* ---- stories --------------------------------------------------------------------------------- */
+
+static unsigned instancer_below(rig *r, unsigned limit)
+{
+    return (unsigned)(world_random(r->world) % limit);
+}
+
+static uint32_t instancer_maybe(uint64_t *seed, uint32_t odds, uint32_t most)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    uint32_t drawn = (uint32_t)(*seed >> 33);
+    return drawn % odds == 0 ? 1 + drawn / odds % most : 0;
+}
+
+static void instancer_draw_world(world_desc *desc, uint64_t seed)
+{
+    memset(desc, 0, sizeof *desc);
+    desc->seed = seed;
+    desc->drive = (world_drive)(WORLD_DRIVE_BLOCK + seed % 3);
+    desc->latency_ms = instancer_maybe(&seed, 2, 20);
+    desc->connect_ms = instancer_maybe(&seed, 3, 50);
+    desc->run_bytes = instancer_maybe(&seed, 3, 2000);
+    desc->run_ms = instancer_maybe(&seed, 2, 3);
+    desc->read_max = instancer_maybe(&seed, 3, 300);
+    desc->write_max = instancer_maybe(&seed, 3, 50);
+    desc->early_wait_every = instancer_maybe(&seed, 4, 5) != 0 ? 3 : 0;
+    desc->again_every = instancer_maybe(&seed, 4, 4) != 0 ? 5 : 0;
+    desc->reset_discards = instancer_maybe(&seed, 3, 1) != 0;
+}
+
+/* One more answer, of any kind that agents and what stands before them were seen to give. */
+static void instancer_draw_answer(rig *r)
+{
+    script *s = r->script;
+    uint64_t index = 1 + instancer_below(r, 60);
+    const char *body = instancer_body(r, 1 + (int)instancer_below(r, 4),
+                                      (int)instancer_below(r, 4));
+    if (instancer_below(r, 4) == 0) {
+        script_delay(s, instancer_below(r, 3000));
+    }
+    if (instancer_below(r, 6) == 0) {
+        script_then_close(s);
+    }
+    if (instancer_below(r, 6) == 0) {
+        script_chunked(s, 1 + instancer_below(r, 500));
+    }
+    switch (instancer_below(r, 11)) {
+    case 0:  script_error(s, 500, "No cluster leader"); break;
+    case 1:  script_error(s, 429, "RPC rate limit exceeded"); break;
+    case 2:  script_close(s); break;
+    case 3:  script_reset(s); break;
+    case 4:  script_raw(s, "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n[{"); break;
+    case 5:  script_raw(s, "garbage\r\n\r\n"); break;
+    case 6:  script_reply(s, 200, NULL, body); break;
+    case 7:  script_hold(s); break;
+    case 8:  script_streamed(s, index, "[]"); break;
+    default: script_health(s, index, body); break;
+    }
+}
+
+static void instancer_draw_trouble(rig *r)
+{
+    rig_run(r, instancer_below(r, 5000));
+    switch (instancer_below(r, 5)) {
+    case 0:
+        world_close_all(r->world, "10.0.0.1", 8500);
+        break;
+    case 1:
+        world_reset_all(r->world, "10.0.0.1", 8500);
+        break;
+    case 2:
+        script_set_down(r->script, true);
+        rig_run(r, instancer_below(r, 20000));
+        script_set_down(r->script, false);
+        break;
+    case 3:
+        fault_alloc_fail(&r->memory, 1 + instancer_below(r, 60), false);
+        break;
+    default:
+        world_fail(r->world, (world_op)instancer_below(r, WORLD_WAIT),
+                   1 + instancer_below(r, 40), false, SDC_OK, EIO);
+        break;
+    }
+}
+
+static void instancer_story(uint64_t seed)
+{
+    rig r;
+    world_desc desc;
+    instancer_draw_world(&desc, seed);
+    REQUIRE(rig_init(&r, &desc));
+    for (unsigned i = instancer_below(&r, 30); i > 0; i--) {
+        instancer_draw_answer(&r);
+    }
+    script_health(r.script, 1000, instancer_body(&r, 6, 2));
+    script_hold(r.script);
+    rig_watch(&r, NULL);
+    for (unsigned i = instancer_below(&r, 6); i > 0; i--) {
+        instancer_draw_trouble(&r);
+    }
+    if (seed % 4 != 0) {
+        rig_run(&r, 1500000);
+        CHECK_STR(rig_addrs(&r), "10.1.0.6:80,10.1.0.7:80");
+        CHECK_ERR(rig_err(&r), SDC_OK);
+    }
+    sdc_stop(r.task);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_STOPPED);
+    CHECK_INT(world_seen(r.world)->open_now, 0);
+    rig_deinit(&r);
+}
+
+/* Whatever happens, the end is the agent's own state: nothing stays wrong, and nothing leaks. */
+static void test_instancer_ends_well_after_any_trouble(void)
+{
+    for (uint64_t seed = 1; seed <= 150 && test_num_failures() == 0; seed++) {
+        test_note("seed %llu", (unsigned long long)seed);
+        instancer_story(seed);
+    }
+}
+
 static const test_case cases_instancer[] = {
     TEST(test_01_no_index_on_the_first_request),
     TEST(test_02_index_goes_back_verbatim),
@@ -2377,5 +2497,6 @@ static const test_case cases_instancer[] = {
     TEST(test_instancer_unchanged_answers_need_little_memory),
     TEST(test_instancer_each_allocation_fails),
     TEST(test_59_each_call_of_the_io_table_fails),
-    TEST(test_59_no_descriptor_left)
+    TEST(test_59_no_descriptor_left),
+    TEST(test_instancer_ends_well_after_any_trouble)
 };
