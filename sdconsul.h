@@ -766,7 +766,8 @@ SDC_API void sdc_wake(sdc_task *task);
    comes before a descriptor is closed.
    wake: sdc_stop, sdc_wake and sdc_registrar_set_... were called: make the
    loop step this task, by uv_async_send or a write to an eventfd. Comes on the
-   caller's thread, signal handlers included. A step that blocks needs none.
+   caller's thread, signal handlers included, and must do no more than that: no
+   step, no destroy. A step that blocks needs none.
    NULL takes a function off. Call on the thread that steps. */
 typedef void (*sdc_wants_fn)(void *user, sdc_task *task, sdc_wants wants);
 typedef void (*sdc_wake_fn)(void *user, sdc_task *task);
@@ -1589,6 +1590,17 @@ static sdc_err sdci_fail(sdc_error *error, sdc_err code, const char *format, ...
     va_end(args);
     sdci_make_printable(error->message);
     return code;
+}
+
+/* After a hook failed, which need not have filled in everything. */
+static void sdci_error_settle(sdc_error *error, sdc_err code)
+{
+    error->code = code;
+    error->message[sizeof error->message - 1] = '\0';
+    if (error->message[0] == '\0') {
+        (void)snprintf(error->message, sizeof error->message, "%s", sdc_err_str(code));
+    }
+    sdci_make_printable(error->message);
 }
 
 /* For failures whose code says all there is to say. */
@@ -2479,6 +2491,7 @@ void sdc_json_destroy(sdc_json *json)
    ------------------------------------------------------------------------- */
 
 #define SDCI_LOOK            128u               /* longer tokens go on in the next feed */
+#define SDCI_NAME_MAX        31u                /* no member that is wanted has a longer name */
 #define SDCI_ENTRY_TEXT_MAX  ((size_t)1 << 20)   /* wanted text of one entry */
 #define SDCI_ENTRY_ITEMS_MAX 1024u               /* tags, meta pairs, ... of one entry */
 
@@ -3200,10 +3213,10 @@ static void sdci_entries_leave(sdc_entries *e, const char *at)
    depends on anything else; so whenever the decoder stands at `before` again and finds the same
    bytes, the general decoder would do the same again, and it may be left out.
 
-   `done` is the position behind the scalar that follows. A gap links to those that came after it;
-   a link is made only where the one's `done` is the other's `before`, and a slot that is taken over
-   for another gap loses every link to it. So along a link the position fits, and only the bytes are
-   compared: all of them, each time. Which link is tried first is a guess and changes nothing.
+   `done` is the position behind the scalar that follows a gap, and `next` are the gaps that were
+   found there before. They are a guess where to look, no more: position and bytes are both compared
+   each time, all of them. So a slot may be taken over for another gap without asking anybody, and
+   junk is pushed out by use.
 
    Two things keep the statement true. Where a walk did something that is not in it (a fault, a
    member of the wrong shape, a name with an escape), nothing is learned. And a gap before a string
@@ -3342,7 +3355,7 @@ static void sdci_note_leave(sdc_entries *e, const char *p)
         return;
     }
     bool ends_entry = e->at.place == SDCI_AT_ENTRY;
-    if (gaps->walk.key_at != 0 || p - gaps->from >= SDCI_GAP_BYTES ||
+    if (gaps->walk.key_at != 0 || (size_t)(p - gaps->from) >= SDCI_GAP_BYTES ||
         (ends_entry && gaps->walk.end_at != 0)) {
         gaps->from = NULL;
         return;
@@ -3401,7 +3414,7 @@ static void sdci_entries_plain_key(sdc_entries *e, const char *name, size_t len)
     e->at.member = 0;
     e->key = sdci_entry_keep(e, name, len);
     if (gaps != NULL && gaps->from != NULL) {
-        if (gaps->walk.key_at != 0 || name + len - gaps->from > SDCI_GAP_BYTES) {
+        if (gaps->walk.key_at != 0 || (size_t)(name - gaps->from) + len > SDCI_GAP_BYTES) {
             gaps->from = NULL;
             return;
         }
@@ -3544,8 +3557,14 @@ static void sdci_entries_begin_string(sdc_entries *e, bool is_key)
     e->kept_at = e->text.len;
 }
 
+/* Of a name that is only looked up no more is kept than shows that it is none of ours. */
 static void sdci_entries_keep_piece(sdc_entries *e, const char *bytes, size_t len)
 {
+    bool is_enough = e->is_key && !sdci_entries_wants_key(e);
+
+    if (is_enough) {
+        len = (size_t)sdci_min(len, SDCI_NAME_MAX + 1 - (e->text.len - e->kept_at));
+    }
     if (e->is_kept) {
         sdci_put(&e->text, bytes, len);
         e->has_nul = e->has_nul || (len == 1 && bytes[0] == '\0');
@@ -3804,29 +3823,11 @@ static void sdci_gap_link(sdci_gaps *gaps, uint32_t last, uint32_t slot)
     uint8_t *next = gaps->slots[last].next;
     uint32_t at = 0;
 
-    if (!sdci_same_where(&gaps->slots[last].done, &gaps->slots[slot].before)) {
-        return;
-    }
     while (at + 1 < SDCI_GAP_NEXT && next[at] != slot) {
         at++;
     }
     memmove(next + 1, next, at);
     next[0] = (uint8_t)slot;
-}
-
-/* The slot is to hold another gap. */
-static void sdci_gap_unlink(sdci_gaps *gaps, uint32_t slot)
-{
-    for (uint32_t i = 0; i < SDCI_GAP_SLOTS && gaps->slots[slot].len > 0; i++) {
-        uint8_t *next = gaps->slots[i].next;
-        uint32_t kept = 0;
-        for (uint32_t k = 0; k < SDCI_GAP_NEXT; k++) {
-            if (next[k] != slot) {
-                next[kept++] = next[k];
-            }
-        }
-        memset(next + kept, 0, SDCI_GAP_NEXT - kept);
-    }
 }
 
 /* The general decoder has come to a scalar at p. Where nothing ever comes again, it soon learns
@@ -3854,7 +3855,6 @@ static void sdci_gap_learn(sdc_entries *e, const char *p, bool is_string)
                   memcmp(gap->bytes, gaps->from, len) != 0;
     if (is_new) {
         const sdci_member *member = sdci_entries_member(e);
-        sdci_gap_unlink(gaps, slot);
         *gap = gaps->walk;
         gap->after = e->at;
         gap->done = e->at;
@@ -3890,12 +3890,12 @@ static bool sdci_gap_fits(const sdci_gap *gap, const char *p)
     return sdci_wide_same(bytes, p, len);
 }
 
-/* The gap that stands at p, if it is one of those that `last` links to. */
+/* The gap that stands at p, behind the scalar of `last`, if it is one that followed before. */
 static const sdci_gap *sdci_gap_guess(const sdci_gaps *gaps, const sdci_gap *last, const char *p)
 {
     for (uint32_t i = 0; i < SDCI_GAP_NEXT && last->next[i] != 0; i++) {
         const sdci_gap *gap = &gaps->slots[last->next[i]];
-        if (sdci_gap_fits(gap, p)) {
+        if (sdci_gap_fits(gap, p) && sdci_same_where(&gap->before, &last->done)) {
             return gap;
         }
     }
@@ -4028,12 +4028,14 @@ SDCI_NOINLINE static const char *sdci_entries_shortcut(sdc_entries *e, const cha
         return p;
     }
     const sdci_gap *gap = &gaps->slots[e->gap];
+    bool has_found = false;
     while ((size_t)(end - p) >= SDCI_LOOK) {
         const sdci_gap *found = sdci_gap_guess(gaps, gap, p);
         if (found == NULL) {
             break;
         }
         gap = found;
+        has_found = true;
         if (gap->has_effects) {
             sdci_gap_apply(e, gap, p);
             if (e->fault.code != SDC_OK) {
@@ -4051,7 +4053,7 @@ SDCI_NOINLINE static const char *sdci_entries_shortcut(sdc_entries *e, const cha
     }
     e->at = gap->done;
     e->gap = (uint32_t)(gap - gaps->slots);
-    gaps->num_misses = gap == &gaps->slots[0] ? gaps->num_misses : 0;
+    gaps->num_misses = has_found ? 0 : gaps->num_misses;
     sdci_begin_walk(e, p);
     return p;
 }
@@ -5700,7 +5702,8 @@ static bool sdci_io_complete(const sdc_io *given, sdc_io *out)
    left to do, so that an answer which is already here is never thrown away.
    ------------------------------------------------------------------------- */
 
-#define SDCI_IPS_MAX 8
+#define SDCI_IPS_MAX  8
+#define SDCI_RETRY_MS 500u
 
 /* The agent: owned by the client, the same for all its links. */
 typedef struct sdci_agent {
@@ -5887,14 +5890,15 @@ static sdc_err sdci_link_open(sdci_link *link, sdc_error *error)
     return link->io->stream_open(link->io->user, &target, &link->stream, &link->until, error);
 }
 
-/* Says which agent and address an error is about. */
-static void sdci_link_blame(const sdci_link *link, sdc_error *error)
+/* Says which agent and address a failure is about. */
+static void sdci_link_blame(const sdci_link *link, sdc_err err, sdc_error *error)
 {
     char why[sizeof error->message];
     const char *ip = link->ips != NULL && link->next_ip < link->num_ips
                          ? link->ips[link->next_ip].text : "";
     bool is_named = ip[0] != '\0' && strcmp(ip, link->agent->host) != 0;
 
+    sdci_error_settle(error, err);
     (void)snprintf(why, sizeof why, "%s", error->message);
     (void)snprintf(error->message, sizeof error->message, "%.70s%s%.46s: %.120s",
                    link->agent->name, is_named ? " at " : "", is_named ? ip : "", why);
@@ -5946,7 +5950,7 @@ static sdc_err sdci_link_run(sdci_link *link, uint64_t now_ms, bool may_block, s
                         (unsigned)link->connect_timeout_ms);
     }
     if (err != SDC_OK && err != SDC_AGAIN) {
-        sdci_link_blame(link, error);
+        sdci_link_blame(link, err, error);
         sdci_link_close(link);
     }
     return err;
@@ -5972,6 +5976,7 @@ typedef struct sdci_call {
     sdci_buf request;           /* holds the token: wiped */
     size_t sent;
     uint64_t deadline_ms;       /* of SENDING and RECEIVING together */
+    uint64_t retry_until_ms;    /* a kept connection that dies later was not dead before */
     uint64_t bytes_in, bytes_out;
     uint32_t timeout_ms;
     sdci_call_state state;
@@ -5997,6 +6002,7 @@ static void sdci_call_enter(sdci_call *call, sdci_call_state next, uint64_t now_
         break;
     case SDCI_CALL_SENDING:
         call->deadline_ms = sdci_after(now_ms, call->timeout_ms);
+        call->retry_until_ms = now_ms + SDCI_RETRY_MS;
         break;
     case SDCI_CALL_RECEIVING:
         break;
@@ -6020,6 +6026,7 @@ static void sdci_call_end(sdci_call *call)
 {
     sdci_http_deinit(&call->http);
     sdci_buf_deinit(&call->request);
+    call->has_more = false;
     sdci_call_enter(call, SDCI_CALL_IDLE, 0);
 }
 
@@ -6036,11 +6043,31 @@ static void sdci_call_deinit(sdci_call *call)
     sdci_call_end(call);
 }
 
+/* Between exchanges: bytes or an end that nobody asked for mean that the connection is of no more
+   use, and it is better to know that before the next request. */
+static void sdci_call_watch(sdci_call *call)
+{
+    sdci_link *link = &call->link;
+    char byte;
+    size_t len = 0;
+    sdc_error ignored;
+
+    if (call->state != SDCI_CALL_IDLE || link->state != SDCI_LINK_OPEN) {
+        return;
+    }
+    sdci_ready_none(&link->until);
+    if (link->io->stream_read(link->io->user, link->stream, &byte, 1, &len, &link->until,
+                              &ignored) != SDC_AGAIN) {
+        sdci_link_close(link);
+    }
+}
+
 /* Starts to send what `request` holds. The timeout counts from the moment of sending. */
 static void sdci_call_start(sdci_call *call, const sdc_http_handler *handler, size_t head_max,
                             uint64_t body_max, uint32_t timeout_ms, uint64_t now_ms)
 {
     SDC_ASSERT(call->state == SDCI_CALL_IDLE);
+    sdci_call_watch(call);              /* what nobody asked for is no answer to this */
     sdci_http_deinit(&call->http);
     sdci_http_init(&call->http, call->link.allocator, handler, head_max, body_max);
     call->sent = 0;
@@ -6051,10 +6078,11 @@ static void sdci_call_start(sdci_call *call, const sdc_http_handler *handler, si
 
 /* A kept connection that is dead before the first byte of the answer proves nothing about the
    request: the peer may have closed it long ago (RFC 9110, 9.2.2; all requests here are safe to
-   repeat). True: it is repeated. */
+   repeat). One that dies while the agent holds the query does: the agent may be another one since.
+   True: the request is repeated. */
 static bool sdci_call_retries(sdci_call *call, uint64_t now_ms)
 {
-    if (!call->may_retry) {
+    if (!call->may_retry || now_ms > call->retry_until_ms) {
         return false;
     }
     call->may_retry = false;
@@ -6102,6 +6130,20 @@ static sdc_err sdci_call_peer_closed(sdci_call *call, uint64_t now_ms, sdc_error
     return err;
 }
 
+/* What a read waits for; while a request goes out, what the write waits for stands beside it. */
+static void sdci_call_wait_for(sdci_call *call, sdc_ready until)
+{
+    sdc_ready of_write = call->link.until;
+
+    if (call->state == SDCI_CALL_SENDING && call->sent < call->request.len) {
+        until.fd = until.fd >= 0 ? until.fd : of_write.fd;
+        until.readable = until.readable || of_write.readable;
+        until.writable = until.writable || of_write.writable;
+        until.at_ms = sdci_min(until.at_ms, of_write.at_ms);
+    }
+    call->link.until = until;
+}
+
 /* Reads what is there. SDC_OK: the answer is whole. */
 static sdc_err sdci_call_receive(sdci_call *call, sdci_share *share, uint64_t now_ms,
                                  sdc_error *error)
@@ -6121,9 +6163,7 @@ static sdc_err sdci_call_receive(sdci_call *call, sdci_share *share, uint64_t no
                                             (size_t)sdci_min(share->max, share->left), &len,
                                             &until, error);
         if (got == SDC_AGAIN) {
-            until.writable = until.writable || (until.fd == link->until.fd &&
-                                                call->state == SDCI_CALL_SENDING);
-            link->until = until;
+            sdci_call_wait_for(call, until);
             return SDC_AGAIN;
         }
         if (got != SDC_OK) {
@@ -6144,6 +6184,7 @@ static sdc_err sdci_call_send(sdci_call *call, sdci_share *share, uint64_t now_m
     sdci_link *link = &call->link;
     sdc_error of_write;
 
+    sdci_error_clear(&of_write);
     while (call->sent < call->request.len) {
         size_t written = 0;
         sdci_ready_none(&link->until);
@@ -6210,36 +6251,17 @@ static sdc_err sdci_call_run(sdci_call *call, sdci_share *share, uint64_t now_ms
         before = call->state;
         err = sdci_call_once(call, share, now_ms, error);
     } while (err == SDC_AGAIN && call->state != before);
-    if (err == SDC_AGAIN && now_ms >= call->deadline_ms) {
+    if (err == SDC_AGAIN && !call->has_more && now_ms >= call->deadline_ms) {
         err = sdci_fail(error, SDC_ERR_TIMEOUT, "no answer within %u ms",
                         (unsigned)call->timeout_ms);
-        sdci_link_blame(&call->link, error);
+        sdci_link_blame(&call->link, err, error);
     } else if (err != SDC_OK && err != SDC_AGAIN && call->state > SDCI_CALL_CONNECTING) {
-        sdci_link_blame(&call->link, error);
+        sdci_link_blame(&call->link, err, error);
     }
     if (err != SDC_OK && err != SDC_AGAIN) {
         sdci_link_close(&call->link);
     }
     return err;
-}
-
-/* Between exchanges: bytes or an end that nobody asked for mean that the connection is of no more
-   use, and it is better to know that before the next request. */
-static void sdci_call_watch(sdci_call *call)
-{
-    sdci_link *link = &call->link;
-    char byte;
-    size_t len = 0;
-    sdc_error ignored;
-
-    if (call->state != SDCI_CALL_IDLE || link->state != SDCI_LINK_OPEN) {
-        return;
-    }
-    sdci_ready_none(&link->until);
-    if (link->io->stream_read(link->io->user, link->stream, &byte, 1, &len, &link->until,
-                              &ignored) != SDC_AGAIN) {
-        sdci_link_close(link);
-    }
 }
 
 /* The earliest time at which there is something to do. */
@@ -6719,6 +6741,8 @@ static void sdci_client_read_token_file(sdc_client *client)
         text[token.len] = '\0';
         if (memchr(text, '\0', token.len) != NULL || sdci_has_control(text)) {
             err = sdci_fail(&error, SDC_ERR_ARG, "a control character in the token");
+        } else if (token.len == 0) {
+            err = sdci_fail(&error, SDC_ERR_ARG, "the file is empty");
         }
     }
     char *copy = err == SDC_OK ? sdci_copy(&client->allocator, text) : NULL;
@@ -7101,6 +7125,7 @@ static sdc_err sdci_client_run(sdc_client *client, sdci_call *call, sdci_share *
         sdc_wants wants = sdci_call_wants(call, limit_ms, now_ms);
         err = client->io.wait(client->io.user, NULL, &wants, error);
         if (err != SDC_OK) {
+            sdci_error_settle(error, err);
             return err;
         }
     }
@@ -7252,10 +7277,14 @@ static void sdci_task_leave_visitors(sdc_task *task)
 }
 
 /* Two visitors may be here at once, and one may be a signal handler on the stepping thread, so
-   there is no lock: the waker and the hook are taken away first and freed when nobody looks. */
-void sdc_wake(sdc_task *task)
+   there is no lock: the waker and the hook are taken away first and freed when nobody looks. The
+   visit is counted before anything is said, since what is said may make the task go away. */
+static void sdci_task_visit(sdc_task *task, bool stops)
 {
     (void)sdci_atomic_add(&task->visitors, 1);
+    if (stops) {
+        sdci_atomic_set(&task->is_stopping, 1);
+    }
     sdci_atomic_set(&task->is_woken, 1);
     void *waker = sdci_atomic_get_ptr(&task->waker);
     if (waker != NULL) {
@@ -7268,18 +7297,22 @@ void sdc_wake(sdc_task *task)
     (void)sdci_atomic_sub(&task->visitors, 1);
 }
 
+void sdc_wake(sdc_task *task)
+{
+    sdci_task_visit(task, false);
+}
+
+void sdc_stop(sdc_task *task)
+{
+    sdci_task_visit(task, true);
+}
+
 void sdc_task_on_wake(sdc_task *task, sdc_wake_fn fn, void *user)
 {
     sdci_atomic_set_wake_fn(&task->wake_fn, NULL);
     sdci_task_leave_visitors(task);
     task->wake_user = user;
     sdci_atomic_set_wake_fn(&task->wake_fn, fn);
-}
-
-void sdc_stop(sdc_task *task)
-{
-    sdci_atomic_set(&task->is_stopping, 1);
-    sdc_wake(task);
 }
 
 /* False: there is none to be had. */
@@ -7417,9 +7450,11 @@ static void sdci_task_init(sdc_task *task, sdc_client *client, const sdci_task_o
     task->call.link.user = task;
 }
 
-/* The waker is gone by now: a task is not destroyed while it blocks, but by its own callbacks. */
+/* The waker is gone by now: a task is not destroyed while it blocks, but by its own callbacks. Who
+   has just stopped it from elsewhere may still be on the way out. */
 static void sdci_task_deinit(sdc_task *task)
 {
+    sdci_task_leave_visitors(task);
     sdci_call_deinit(&task->call);
     sdci_client_release(task->client);
 }
@@ -7495,6 +7530,7 @@ static sdc_err sdci_task_step_until(sdc_task *task, uint64_t limit_ms)
         sdci_error_clear(&error);
         err = sdci_task_wait(task, limit_ms, &error);
         if (err != SDC_OK) {
+            sdci_error_settle(&error, err);
             sdci_task_failed(task, &error);
             return err;
         }
@@ -9154,13 +9190,21 @@ typedef struct sdci_mail {
     bool is_new;
 } sdci_mail;
 
+/* When a job is to be done, and how often in a row it has failed: each has its own, so that none
+   waits for the failures of another. */
+typedef struct sdci_timer {
+    uint64_t due_ms;
+    uint32_t num_failures;
+    bool was_unheard;           /* failed without an answer: due again when any job gets one */
+} sdci_timer;
+
 /* A TTL check. */
 typedef struct sdci_beat {
     sdci_mail mail;
     char *id;
     char *output;               /* what the beats say; the stepping thread's */
+    sdci_timer timer;
     sdc_status status;
-    uint64_t due_ms;
     uint32_t every_ms;
 } sdci_beat;
 
@@ -9172,12 +9216,12 @@ struct sdc_registrar {
     size_t which;
     sdci_mail maintenance_mail;
     char *reason;               /* of the maintenance that is wanted */
+    sdci_timer to_register;     /* or to deregister; an agent that forgets is a failure of it */
+    sdci_timer to_maintain;
+    sdci_timer to_verify;
     uint64_t asked_at_ms;       /* when `job` began */
-    uint64_t verify_at_ms;
-    uint64_t retry_at_ms;       /* after a failure nothing is done before this */
     uint64_t stop_at_ms;        /* when stopping ends at the latest */
     uint32_t verify_ms, stop_timeout_ms;
-    uint32_t num_failures;      /* in a row, for the backoff */
     uint32_t lock;              /* of the mails */
     uint32_t is_registered;     /* atomic */
     sdci_registrar_state state;
@@ -9186,7 +9230,6 @@ struct sdc_registrar {
     bool is_wanted;             /* not after sdc_registrar_deregister */
     bool may_be_there;          /* a registration was sent and not taken back */
     bool wants_maintenance;
-    bool maintenance_is_due;
 };
 
 static sdc_registrar *sdci_registrar_of(const sdc_task *task)
@@ -9257,14 +9300,14 @@ static void sdci_registrar_read_mail(sdc_registrar *r)
             sdci_free_text(a, beat->output);
             beat->output = mail.text;
             beat->status = mail.status;
-            beat->due_ms = r->task.now_ms;
+            beat->timer.due_ms = r->task.now_ms;
         }
     }
     if (sdci_registrar_receive(r, &r->maintenance_mail, &mail)) {
         sdci_free_text(a, r->reason);
         r->reason = mail.text;
         r->wants_maintenance = mail.status == SDC_STATUS_MAINTENANCE;
-        r->maintenance_is_due = true;
+        r->to_maintain.due_ms = r->task.now_ms;
     }
 }
 
@@ -9293,23 +9336,17 @@ static sdci_due sdci_registrar_next(const sdc_registrar *r)
 
     if (r->stop_at_ms != SDCI_FOREVER) {
         if (r->may_be_there && !r->keep_on_stop && r->task.now_ms < r->stop_at_ms) {
-            sdci_due_earlier(&due, SDCI_JOB_DEREGISTER, 0, r->retry_at_ms);
+            sdci_due_earlier(&due, SDCI_JOB_DEREGISTER, 0, r->to_register.due_ms);
         }
-        return due;
+    } else if (r->is_wanted && !is_registered) {
+        sdci_due_earlier(&due, SDCI_JOB_REGISTER, 0, r->to_register.due_ms);
+    } else if (r->is_wanted) {
+        sdci_due_earlier(&due, SDCI_JOB_MAINTENANCE, 0, r->to_maintain.due_ms);
+        sdci_due_earlier(&due, SDCI_JOB_VERIFY, 0, r->to_verify.due_ms);
+        for (size_t i = 0; i < r->num_beats; i++) {
+            sdci_due_earlier(&due, SDCI_JOB_BEAT, i, r->beats[i].timer.due_ms);
+        }
     }
-    if (!r->is_wanted) {
-        return due;
-    }
-    if (!is_registered) {
-        sdci_due_earlier(&due, SDCI_JOB_REGISTER, 0, 0);
-    } else {
-        sdci_due_earlier(&due, SDCI_JOB_MAINTENANCE, 0, r->maintenance_is_due ? 0 : SDCI_FOREVER);
-        sdci_due_earlier(&due, SDCI_JOB_VERIFY, 0, r->verify_at_ms);
-    }
-    for (size_t i = 0; i < r->num_beats && is_registered; i++) {
-        sdci_due_earlier(&due, SDCI_JOB_BEAT, i, r->beats[i].due_ms);
-    }
-    due.at_ms = sdci_max(due.at_ms, r->retry_at_ms);
     return due;
 }
 
@@ -9375,19 +9412,51 @@ static sdci_request sdci_registrar_request(sdc_registrar *r, sdci_job job)
     return sdci_request_on_id(client, out, "PUT", "/v1/agent/service/deregister/", r->service.id);
 }
 
+/* How long an exchange may take: a beat no longer than until the next one, so that a connection
+   which has become a black hole does not cost the TTL. */
+static uint32_t sdci_registrar_timeout_ms(const sdc_registrar *r, sdci_job job, size_t which)
+{
+    uint64_t timeout_ms = r->task.client->request_timeout_ms;
+
+    if (job == SDCI_JOB_BEAT) {
+        timeout_ms = sdci_min(timeout_ms, r->beats[which].every_ms);
+    }
+    if (r->stop_at_ms != SDCI_FOREVER) {
+        timeout_ms = sdci_min(timeout_ms, sdci_max(r->stop_at_ms - r->task.now_ms, 1));
+    }
+    return (uint32_t)timeout_ms;
+}
+
 static void sdci_registrar_start(sdc_registrar *r, sdci_job job, size_t which)
 {
     sdc_task *task = &r->task;
-    uint64_t left_ms = sdci_max(r->stop_at_ms - task->now_ms, 1);
-    uint32_t timeout_ms = (uint32_t)sdci_min(task->client->request_timeout_ms, left_ms);
+    uint32_t timeout_ms = sdci_registrar_timeout_ms(r, job, which);
 
     r->which = which;
     sdci_request request = sdci_registrar_request(r, job);
+    task->call.link.connect_timeout_ms = (uint32_t)sdci_min(task->client->connect_timeout_ms,
+                                                            timeout_ms);
     sdci_task_start(task, &request, job == SDCI_JOB_VERIFY ? "GET" : "PUT", timeout_ms, NULL);
-    r->maintenance_is_due = r->maintenance_is_due && job != SDCI_JOB_MAINTENANCE;
+    if (job == SDCI_JOB_MAINTENANCE) {
+        r->to_maintain.due_ms = SDCI_FOREVER;   /* what is set meanwhile is due again */
+    }
     r->asked_at_ms = task->now_ms;
     r->job = job;
     r->state = SDCI_REGISTRAR_EXCHANGING;
+}
+
+/* The timer of the job that is under way. */
+static sdci_timer *sdci_registrar_timer(sdc_registrar *r)
+{
+    switch (r->job) {
+    case SDCI_JOB_BEAT:        return &r->beats[r->which].timer;
+    case SDCI_JOB_MAINTENANCE: return &r->to_maintain;
+    case SDCI_JOB_VERIFY:      return &r->to_verify;
+    case SDCI_JOB_REGISTER:
+    case SDCI_JOB_DEREGISTER:
+    case SDCI_JOB_NONE:        break;
+    }
+    return &r->to_register;
 }
 
 /* Counted from when the last one was sent, and a little early at random: many processes that were
@@ -9402,14 +9471,15 @@ static uint64_t sdci_registrar_next_beat(sdc_registrar *r, const sdci_beat *beat
    body's; so what the program set is sent at once behind the registration. */
 static void sdci_registrar_registered(sdc_registrar *r)
 {
+    uint64_t now_ms = r->task.now_ms;
+
     r->task.stats.registrations++;
     sdci_atomic_set(&r->is_registered, 1);
     for (size_t i = 0; i < r->num_beats; i++) {
-        r->beats[i].due_ms = r->task.now_ms;
+        r->beats[i].timer.due_ms = now_ms;
     }
-    r->maintenance_is_due = r->maintenance_is_due || r->wants_maintenance;
-    r->verify_at_ms = r->num_beats > 0 ? SDCI_FOREVER
-                                       : sdci_after(r->task.now_ms, r->verify_ms);
+    r->to_maintain.due_ms = r->wants_maintenance ? now_ms : r->to_maintain.due_ms;
+    r->to_verify.due_ms = r->num_beats > 0 ? SDCI_FOREVER : sdci_after(now_ms, r->verify_ms);
     sdci_registrar_log(r, "register", NULL);
 }
 
@@ -9420,21 +9490,35 @@ static void sdci_registrar_deregistered(sdc_registrar *r)
     sdci_registrar_log(r, "deregister", NULL);
 }
 
+/* The agent answers: what failed for want of that need not wait any longer. */
+static void sdci_registrar_heard(sdc_registrar *r)
+{
+    sdci_timer *timers[] = { &r->to_register, &r->to_maintain, &r->to_verify };
+
+    for (size_t i = 0; i < r->num_beats + sizeof timers / sizeof timers[0]; i++) {
+        sdci_timer *timer = i < r->num_beats ? &r->beats[i].timer : timers[i - r->num_beats];
+        if (timer->was_unheard) {
+            timer->was_unheard = false;
+            timer->due_ms = r->task.now_ms;
+        }
+    }
+}
+
 /* The one writer of what a good answer changes. */
 static void sdci_registrar_job_done(sdc_registrar *r)
 {
-    sdci_beat *beat = r->num_beats > 0 ? &r->beats[r->which] : NULL;
-
+    sdci_registrar_timer(r)->was_unheard = false;
+    sdci_registrar_heard(r);
     switch (r->job) {
     case SDCI_JOB_REGISTER:
         sdci_registrar_registered(r);
         break;
     case SDCI_JOB_BEAT:
         r->task.stats.heartbeats++;
-        beat->due_ms = sdci_registrar_next_beat(r, beat);
+        r->beats[r->which].timer.due_ms = sdci_registrar_next_beat(r, &r->beats[r->which]);
         break;
     case SDCI_JOB_VERIFY:
-        r->verify_at_ms = sdci_after(r->task.now_ms, r->verify_ms);
+        r->to_verify.due_ms = sdci_after(r->task.now_ms, r->verify_ms);
         break;
     case SDCI_JOB_DEREGISTER:
         sdci_registrar_deregistered(r);
@@ -9443,42 +9527,56 @@ static void sdci_registrar_job_done(sdc_registrar *r)
     case SDCI_JOB_NONE:
         break;
     }
-    /* a registration proves nothing yet to an agent that forgets it at once */
-    if (r->job != SDCI_JOB_REGISTER || r->num_beats == 0) {
-        r->num_failures = 0;
+    /* a registration alone proves nothing: an agent may forget it at once */
+    if (r->job != SDCI_JOB_REGISTER) {
+        r->to_register.num_failures = 0;
+        sdci_registrar_timer(r)->num_failures = 0;
     }
     sdci_task_succeeded(&r->task);
 }
 
 /* The pause after a failure. What the agent has refused as wrong or forbidden is not better a
    moment later; a beat that is late must still come before its TTL is over. */
-static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err)
+static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t nth)
 {
     bool is_refused = err == SDC_ERR_STATUS || err == SDC_ERR_DENIED || err == SDC_ERR_BUSY;
     uint32_t most_ms = 30000;
 
-    r->num_failures++;
-    for (size_t i = 0; i < r->num_beats && r->job == SDCI_JOB_BEAT; i++) {
-        most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->beats[i].every_ms / 2, 100));
+    if (r->job == SDCI_JOB_BEAT) {
+        most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->beats[r->which].every_ms / 2, 100));
     }
     if (sdci_task_is_stopping(&r->task)) {
         most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->stop_timeout_ms / 8, 10));
     }
     return sdci_backoff_ms(&r->task.random, (uint32_t)sdci_min(is_refused ? 1000 : 10, most_ms),
-                           most_ms, r->num_failures);
+                           most_ms, nth);
+}
+
+/* The agent does not know what was registered: at once again, but with growing pauses where that
+   is all it ever says. */
+static void sdci_registrar_forgotten(sdc_registrar *r, sdc_err err)
+{
+    sdci_timer *timer = &r->to_register;
+    uint64_t pause_ms = timer->num_failures == 0
+                            ? 0 : sdci_registrar_pause_ms(r, err, timer->num_failures);
+
+    sdci_atomic_set(&r->is_registered, 0);
+    timer->num_failures++;
+    timer->due_ms = r->task.now_ms + pause_ms;
 }
 
 static void sdci_registrar_job_failed(sdc_registrar *r, sdc_err err, const sdc_error *error)
 {
+    sdci_timer *timer = sdci_registrar_timer(r);
     bool is_forgotten = err == SDC_ERR_STATUS && sdci_answer_says_unknown(&r->task.answer) &&
                         r->job != SDCI_JOB_REGISTER;
-    bool is_first = r->num_failures == 0;
 
-    r->maintenance_is_due = r->maintenance_is_due || r->job == SDCI_JOB_MAINTENANCE;
-    r->retry_at_ms = r->task.now_ms + sdci_registrar_pause_ms(r, err);
     if (is_forgotten) {
-        sdci_atomic_set(&r->is_registered, 0);
-        r->retry_at_ms = is_first ? r->task.now_ms : r->retry_at_ms;
+        sdci_registrar_forgotten(r, err);
+    } else {
+        timer->num_failures++;
+        timer->was_unheard = error->http_status == 0;
+        timer->due_ms = r->task.now_ms + sdci_registrar_pause_ms(r, err, timer->num_failures);
     }
     sdci_registrar_log(r, NULL, error->message);
     sdci_task_failed(&r->task, error);
@@ -9501,8 +9599,8 @@ static void sdci_registrar_begin_stop(sdc_registrar *r)
 {
     if (sdci_task_is_stopping(&r->task) && r->stop_at_ms == SDCI_FOREVER) {
         r->stop_at_ms = sdci_after(r->task.now_ms, r->stop_timeout_ms);
-        r->retry_at_ms = 0;
-        r->num_failures = 0;
+        r->to_register.due_ms = 0;
+        r->to_register.num_failures = 0;
         sdci_registrar_drop(r);
     }
 }
@@ -9665,6 +9763,13 @@ sdc_err sdc_registrar_create(sdc_client *client, const sdc_registrar_desc *desc,
         return sdci_fail(error, SDC_ERR_ARG, "%s cannot be for ever",
                          desc->heartbeat_ms == SDC_NEVER ? "heartbeat_ms" : "stop_timeout_ms");
     }
+    for (size_t i = 0; i < desc->registration.num_checks; i++) {
+        uint32_t ttl_ms = desc->registration.checks[i].ttl_ms;
+        if (ttl_ms != 0 && desc->heartbeat_ms >= ttl_ms) {
+            return sdci_fail(error, SDC_ERR_ARG, "heartbeat_ms is not less than the ttl_ms of "
+                             "checks[%u]", (unsigned)i);
+        }
+    }
     sdc_err err = sdci_service_init(&service, &client->allocator, &desc->registration, true,
                                     error);
     if (err != SDC_OK) {
@@ -9682,7 +9787,8 @@ sdc_err sdc_registrar_create(sdc_client *client, const sdc_registrar_desc *desc,
     r->keep_on_stop = desc->keep_on_stop;
     r->is_wanted = true;
     r->stop_at_ms = SDCI_FOREVER;
-    r->verify_at_ms = SDCI_FOREVER;
+    r->to_maintain.due_ms = SDCI_FOREVER;
+    r->to_verify.due_ms = SDCI_FOREVER;
     r->state = SDCI_REGISTRAR_PAUSED;
     err = sdci_registrar_init_beats(r, desc);
     if (err != SDC_OK) {
@@ -9744,7 +9850,7 @@ sdc_err sdc_registrar_register(sdc_registrar *registrar, sdc_error *error)
     }
     sdci_registrar_drop(registrar);
     registrar->is_wanted = true;
-    registrar->retry_at_ms = 0;
+    registrar->to_register.due_ms = 0;
     sdci_atomic_set(&registrar->is_registered, 0);
     return sdci_registrar_once(registrar, SDCI_JOB_REGISTER, error);
 }
@@ -10511,14 +10617,13 @@ static sdc_err sdci_instancer_reading(sdc_instancer *i, sdci_share *share)
     err = sdci_reading_finish(&i->reading, &i->task.answer, err, &error);
     sdci_call_end(&i->task.call);
     if (err == SDC_OK) {
+        err = sdci_instancer_answered(i);
+        (void)(err != SDC_OK ? sdci_fail_plain(&error, err) : SDC_OK);
+    }
+    if (err == SDC_OK) {
         i->num_failures = 0;
         sdci_task_succeeded(&i->task);
-        err = sdci_instancer_answered(i);
-        if (err != SDC_OK) {
-            (void)sdci_fail_plain(&error, err);
-        }
-    }
-    if (err != SDC_OK) {
+    } else {
         sdci_instancer_failed(i, err, &error);
     }
     i->reading.entries.gaps = NULL;
@@ -10732,6 +10837,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_LOOK
 #undef SDCI_LOOK_MS
 #undef SDCI_MINUTE_MS
+#undef SDCI_NAME_MAX
 #undef SDCI_NOINLINE
 #undef SDCI_OUTPUT_MAX
 #undef SDCI_PRINTF
@@ -10739,6 +10845,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_READ_EVERY_MS
 #undef SDCI_READ_SLOWEST_MS
 #undef SDCI_RECEIVE_BYTES
+#undef SDCI_RETRY_MS
 #undef SDCI_SEND_FLAGS
 #undef SDCI_SLACK_MS
 #undef SDCI_SLOW_RETRY_MS

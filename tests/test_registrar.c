@@ -1023,15 +1023,15 @@ static void test_stop_drops_the_running_exchange(void)
         registrar_on(&r, REGISTRAR_UPDATE);
         script_hang(r.script);
         REQUIRE(rig_register(&r, NULL));
-        rig_run(&r, 5000);
+        rig_run(&r, 2000);
         CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 1);
         const script_request *beat = script_last(r.script);
         CHECK_ERR(rig_stop(&r), SDC_STOPPED);
         CHECK(!world_conn_is_open(beat->conn));
         const script_request *last = registrar_last(&r, REGISTRAR_DEREGISTER);
         CHECK(last->conn != beat->conn);
-        CHECK_U64(last->at_ms, WORLD_START_MS + 5000);
-        CHECK_U64(world_now(r.world), WORLD_START_MS + 5000);
+        CHECK_U64(last->at_ms, WORLD_START_MS + 2000);
+        CHECK_U64(world_now(r.world), WORLD_START_MS + 2000);
         rig_deinit(&r);
     }
 }
