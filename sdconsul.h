@@ -7537,6 +7537,17 @@ static sdc_err sdci_task_step_until(sdc_task *task, uint64_t limit_ms)
     }
 }
 
+/* Ends what began with is_stepping: whatever callbacks asked for meanwhile is done now. */
+static sdc_err sdci_task_leave(sdc_task *task, sdc_err err)
+{
+    if (task->is_dead) {
+        task->ops->release(task);
+        return SDC_GONE;
+    }
+    task->is_stepping = false;
+    return err;
+}
+
 sdc_err sdc_step(sdc_task *task, int timeout_ms)
 {
     sdc_err err;
@@ -7553,12 +7564,7 @@ sdc_err sdc_step(sdc_task *task, int timeout_ms)
         err = sdci_task_step_until(task, limit_ms);
         sdci_task_end_waker(task);
     }
-    if (task->is_dead) {
-        task->ops->release(task);
-        return SDC_GONE;
-    }
-    task->is_stepping = false;
-    return err;
+    return sdci_task_leave(task, err);
 }
 
 /* ---- cache ------------------------------------------------- [sdc:cache] --
@@ -9830,7 +9836,11 @@ static sdc_err sdci_registrar_once(sdc_registrar *r, sdci_job job, sdc_error *er
         err = sdc_step(&r->task, left_ms);
     }
     if (err == SDC_AGAIN) {
+        r->task.is_stepping = true;
         sdci_registrar_drop(r);
+        err = sdci_task_leave(&r->task, SDC_AGAIN);
+    }
+    if (err == SDC_AGAIN) {
         return sdci_fail(error, SDC_ERR_TIMEOUT, "%s: no answer in time",
                          r->task.client->agent.name);
     }
@@ -9848,11 +9858,14 @@ sdc_err sdc_registrar_register(sdc_registrar *registrar, sdc_error *error)
     if (registrar->task.is_stepping) {
         return sdci_fail(error, SDC_ERR_ARG, "the task is being stepped");
     }
+    registrar->task.is_stepping = true;
     sdci_registrar_drop(registrar);
     registrar->is_wanted = true;
     registrar->to_register.due_ms = 0;
     sdci_atomic_set(&registrar->is_registered, 0);
-    return sdci_registrar_once(registrar, SDCI_JOB_REGISTER, error);
+    sdc_err err = sdci_task_leave(&registrar->task, SDC_OK);
+    return err == SDC_OK ? sdci_registrar_once(registrar, SDCI_JOB_REGISTER, error)
+                         : sdci_fail_plain(error, err);
 }
 
 sdc_err sdc_registrar_deregister(sdc_registrar *registrar, sdc_error *error)
@@ -9864,12 +9877,15 @@ sdc_err sdc_registrar_deregister(sdc_registrar *registrar, sdc_error *error)
     if (registrar->state == SDCI_REGISTRAR_STOPPED) {
         return sdci_fail_plain(error, SDC_STOPPED);
     }
+    registrar->task.is_stepping = true;
     sdci_registrar_drop(registrar);
     registrar->is_wanted = false;
     registrar->may_be_there = true;
     registrar->task.now_ms = sdc_client_now_ms(registrar->task.client);
     sdci_registrar_start(registrar, SDCI_JOB_DEREGISTER, 0);
-    return sdci_registrar_once(registrar, SDCI_JOB_DEREGISTER, error);
+    sdc_err err = sdci_task_leave(&registrar->task, SDC_OK);
+    return err == SDC_OK ? sdci_registrar_once(registrar, SDCI_JOB_DEREGISTER, error)
+                         : sdci_fail_plain(error, err);
 }
 
 sdc_err sdc_registrar_set_status(sdc_registrar *registrar, const char *check_id, sdc_status status,

@@ -102,8 +102,8 @@ def entry(r, i):
 
 WORDS = ("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
          "sigma tau upsilon phi chi psi omega").split()
-SENTENCES = ('says "hello" & <goodbye>', "a\\b\tc", "caf\u00e9 \u6771\u4eac \U0001F600", "", "plain",
-             "line one\nline two", "100% of 5 > 4")
+SENTENCES = ('says "hello" & <goodbye>', "a\\b\tc", "caf\u00e9 \u6771\u4eac \U0001F600", "",
+             "plain", "line one\nline two", "100% of 5 > 4")
 
 
 def varied_check(r, i, host, of, index):

@@ -209,6 +209,22 @@ def show_goals(r, say):
         say("%-68s %-9s %-22s %s" % (what, goal, shown, verdict(measured, bound)))
 
 
+ABOUT_DECODERS = """
+DECODERS: one thread's CPU time. All take the same out of each body, compared byte by byte before
+anything is timed. sdconsul.h checks every byte, simdjson On-Demand not all of what it skips. Memory is
+malloc's as it comes; the parser of simdjson is kept. Chunks: the whole body unless it is said."""
+
+ABOUT_UPDATES = """
+UPDATES: user and system time of the whole process for each changed answer, from a server on loopback that answers at once: no query waits, and the pauses that an instancer keeps
+between reads are jumped over by its clock. libcurl + yyjson keeps its buffer for the body. Floor:
+the same requests, the answer received and thrown away. Memory: resident, over what the idle process
+had, some time after the last update and the most there ever was."""
+
+
+def paragraph(out, text, indent=""):
+    out.extend(textwrap.wrap(" ".join(text.split()), 98, subsequent_indent=indent))
+
+
 def report(r):
     out = []
     say = out.append
@@ -216,18 +232,12 @@ def report(r):
     say("machine: " + machine())
     say("compiler: " + compiler())
     shown = ["%s %s" % (d, v) for d, v in r.versions.items() if d not in (NO_FAST, NO_SIMD)]
-    out.extend(textwrap.wrap("versions: " + "; ".join(shown), 98, subsequent_indent="    "))
+    paragraph(out, "versions: " + "; ".join(shown), "    ")
     say("")
-    say("DECODERS: one thread's CPU time. All take the same out of each body, compared byte by byte")
-    say("before. sdconsul.h checks every byte; simdjson On-Demand not all of what it skips. Memory is")
-    say("malloc's as it comes, the parser of simdjson is kept. Chunks: whole unless it is said.")
+    paragraph(out, ABOUT_DECODERS)
     show_decoders(r, say)
     say("")
-    say("UPDATES: user and system time of the whole process for each changed answer, from a server on")
-    say("loopback that answers at once: no query waits, and the pauses that an instancer keeps between")
-    say("reads are jumped over by its clock. libcurl + yyjson keeps its buffer for the body. Floor:")
-    say("the same requests, the answer received and thrown away. Memory: resident, over what the idle")
-    say("process had, some time after the last update and the most there ever was.")
+    paragraph(out, ABOUT_UPDATES)
     show_watches(r, say)
     say("")
     say("INSTRUCTIONS (callgrind)")
@@ -315,7 +325,8 @@ class Chart:
 
     def svg(self):
         height = self.y + 24
-        return ('<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" '
+        return ('<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" '
+                'viewBox="0 0 %d %d" '
                 'font-family="-apple-system, Segoe UI, Helvetica, Arial, sans-serif">\n'
                 '<rect width="100%%" height="100%%" fill="#ffffff"/>\n%s\n</svg>\n'
                 % (WIDTH, height, WIDTH, height, "\n".join(self.parts)))
@@ -336,8 +347,8 @@ def chart_decoders(chart, r, body):
     if rows:
         rows.sort(key=lambda row: -row[1].mid)
         chart.title("Decoding a health answer of 1,000 instances",
-                    "MB/s, more is better; sdconsul.h in chunks of 64 KiB, the others with the whole "
-                    "body in memory")
+                    "MB/s, more is better; sdconsul.h in chunks of 64 KiB, the others with the "
+                    "whole body in memory")
         chart.bars(rows)
 
 
@@ -382,8 +393,8 @@ def chart(r):
     chart_updates(c, r, 10000)
     chart_memory(c, r, 10000)
     c.y += 26
-    c.text(24, c.y, "make bench on %s; bars are medians of the rounds of one run, whiskers the least "
-           "and the greatest" % re.sub(r", Linux.*", "", machine()), 11, MUTED)
+    c.text(24, c.y, "make bench on %s; bars are medians of the rounds of one run, whiskers the "
+           "least and the greatest" % re.sub(r", Linux.*", "", machine()), 11, MUTED)
     return c.svg()
 
 
