@@ -211,13 +211,15 @@ def show_goals(r, say):
 
 ABOUT_DECODERS = """
 DECODERS: one thread's CPU time. All take the same out of each body, compared byte by byte before
-anything is timed. sdconsul.h checks every byte, simdjson On-Demand not all of what it skips. Memory is
-malloc's as it comes; the parser of simdjson is kept. Chunks: the whole body unless it is said."""
+anything is timed. sdconsul.h checks every byte, simdjson On-Demand not all of what it skips.
+Memory is malloc's as it comes; the parser of simdjson is kept. Chunks: the whole body unless it
+is said."""
 
 ABOUT_UPDATES = """
-UPDATES: user and system time of the whole process for each changed answer, from a server on loopback that answers at once: no query waits, and the pauses that an instancer keeps
-between reads are jumped over by its clock. libcurl + yyjson keeps its buffer for the body. Floor:
-the same requests, the answer received and thrown away. Memory: resident, over what the idle process
+UPDATES: user and system time of the whole process for each changed answer, from a server on
+loopback that answers at once: no query waits, and the pauses that an instancer keeps between
+reads are jumped over by its clock. libcurl + yyjson keeps its buffer for the body. Floor: the
+same requests, the answer received and thrown away. Memory: resident, over what the idle process
 had, some time after the last update and the most there ever was."""
 
 
