@@ -34,7 +34,7 @@ GROUP_X    := $(GROUPS:%=$(B)/group_%)
 EXAMPLE_X  := $(EXAMPLES:%=$(B)/%)
 REPLAY_X   := $(FUZZERS:%=$(B)/replay_%)
 
-.PHONY: help demo test test-build asan matrix fuzz test-consul examples lint clean
+.PHONY: help demo test test-build asan matrix fuzz bench test-consul examples lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -45,6 +45,7 @@ help:
 	@echo 'make asan         the tests under AddressSanitizer and UBSan'
 	@echo 'make matrix       compilers, standards, optimisation and macros crossed'
 	@echo 'make fuzz         the fuzz targets with libFuzzer, SECONDS=60 each (needs clang)'
+	@echo 'make bench        the decoder and the watch beside other libraries, as ratios'
 	@echo 'make lint         the numbers of the house style'
 	@echo 'make clean        removes $(B)/'
 
@@ -124,6 +125,9 @@ asan:
 
 matrix:
 	@sh tests/matrix.sh $(B)/matrix
+
+bench:
+	@sh tests/bench/run.sh $(B)
 
 FUZZ_SECONDS := $(or $(SECONDS),60)
 fuzz:

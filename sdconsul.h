@@ -1130,7 +1130,7 @@ static sdci_lane_bits sdci_lane_special(const char *p)
     __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
     __m128i found = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')),
                                               _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\'))),
-                                 _mm_cmplt_epi8(bytes, _mm_set1_epi8(0x20)));
+                                 _mm_cmpgt_epi8(_mm_set1_epi8(0x20), bytes));
 
     return (uint32_t)_mm_movemask_epi8(found);
 }
@@ -3977,14 +3977,26 @@ static const char *sdci_quick_string(sdc_entries *e, const sdci_gap *gap, const 
     return close + 1;
 }
 
-/* A whole and plain integer of less than 16 digits behind a known gap, with 16 bytes in sight.
-   NULL: something else, looked at in full. */
+/* true, false or null that nobody wants. NULL: something else. */
+static const char *sdci_quick_literal(const sdci_gap *gap, const char *p)
+{
+    bool is_known = memcmp(p, "true", 4) == 0 || memcmp(p, "null", 4) == 0 ||
+                    memcmp(p, "false", 5) == 0;
+
+    return is_known && gap->type == SDCI_SKIP ? p + (*p == 'f' ? 5 : 4) : NULL;
+}
+
+/* A whole and plain integer of less than 16 digits behind a known gap, or a literal, with 16 bytes
+   in sight. NULL: something else, looked at in full. */
 static const char *sdci_quick_number(sdc_entries *e, const sdci_gap *gap, const char *p)
 {
     size_t len = sdci_lane_digits(p);
     uint32_t number = 0;
 
-    if (len == 0 || len > 15 || p[len] == '.' || p[len] == 'e' || p[len] == 'E' ||
+    if (len == 0) {
+        return sdci_quick_literal(gap, p);
+    }
+    if (len > 15 || p[len] == '.' || p[len] == 'e' || p[len] == 'E' ||
         (*p == '0' && len > 1)) {
         return NULL;
     }
