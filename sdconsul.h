@@ -111,7 +111,8 @@
        }
 
    blocks for request_timeout_ms at most. With query.index set to the index of
-   the last answer it is a blocking query, and (*answer).index is the next one.
+   the last answer it is a blocking query, held for its wait, and answer->index
+   is what to ask with next.
 
    3. Watch
 
@@ -202,8 +203,12 @@
    sdc_cache_state, and retain and release events. sdc_stop and sdc_wake may be
    called from signal handlers.
 
+   What threads share is under locks that are held for a few instructions and
+   waited for by yielding; mind that where threads have real-time priorities.
+
    No signal is raised or handled: a write to a closed connection is an error,
-   not SIGPIPE. Every descriptor is close-on-exec. After fork the child owns
+   not SIGPIPE. Every descriptor is close-on-exec (where the system has no
+   SOCK_CLOEXEC, from a moment after it was made). After fork the child owns
    copies of the descriptors: it must not step or stop the parent's tasks, only
    exec, or exit by _exit.
 
@@ -251,9 +256,10 @@
    No HTTP/2, no compression, no TLS of its own (see 7), no KV store, sessions,
    ACL management or Connect certificates. No IDN: names go to the resolver as
    they are. Port 0 means "no port": such an instance is left out, and counted,
-   unless it has a socket path or named ports. One agent for each client. Meta,
-   tags and ports beyond 1024 of each make an entry unusable. JSON nested deeper
-   than 64 levels, and a wanted string over 1 MiB, are errors.
+   unless it has a socket path or named ports. One agent for each client. An
+   entry with more than 1024 tags, ports, tagged addresses or meta pairs, or with
+   more than 1 MiB of text, is left out. JSON nested deeper than 64 levels is an
+   error; so is a string over 1 MiB in sdc_json.
 
 
    ERRORS
@@ -274,8 +280,9 @@
    All of it comes from the client's allocator, and each free says how much was
    asked for. Answers are decoded as they arrive: their size is bounded by
    max_body_bytes, and what is held is one entry and the instances found so far.
-   Receive buffers of 64 KiB are lent to a task for one step and kept by the
-   client, so there are as many as threads have stepped at once. Out of memory
+   A kit of about 110 KiB (receive buffer, what the decoder has learned) is lent
+   to a task for one step, and to a blocking call while it lasts. The client
+   keeps them: there are as many as were in use at once. Out of memory
    is an error like others: the last good state stays, and the task tries again.
 
 
@@ -307,7 +314,8 @@
               comes out ends in NUL, is borrowed and is never NULL.
    Descs      All zero is valid, and a comment in (brackets) says what a zero
               means. SDC_NEVER in a field that ends in _ms switches the thing
-              off or makes it last for ever.
+              off or makes it last for ever; where neither makes sense it is
+              refused.
    Hooks      Structs of callbacks are copied. What their `user` points to
               outlives the last object and event that were made with them. A
               hook must neither throw nor longjmp.
@@ -321,9 +329,9 @@
    Callbacks  come with no lock held and all state consistent, from sdc_step,
               wait, subscribe, sdc_cache_update and destroy of that very
               object. They may call anything on any object, stop and destroy
-              included, but must not step the task that called them: that is
-              SDC_ERR_ARG. The call in which a callback destroyed the object
-              answers SDC_GONE.
+              included, but a callback of a step must not step that task:
+              that is SDC_ERR_ARG. The call in which a callback destroyed
+              the object answers SDC_GONE.
    ------------------------------------------------------------------------- */
 #include <stdbool.h>
 #include <stddef.h>
@@ -459,8 +467,9 @@ typedef struct sdc_target {
    does), and the member is called again with the same arguments. A descriptor
    named there stays open until stream_close or resolve_end. The library waits
    for a stream only after read or write answered SDC_AGAIN, so bytes that a
-   transport holds decrypted are always taken first. Any other answer is a
-   failure, and message and os_errno of *error say why. */
+   transport holds decrypted are always taken first. A write that answers SDC_OK
+   has taken something. Any other answer is a failure: message and os_errno of
+   *error, which is never NULL, say why; its code is filled in. */
 typedef struct sdc_io {
     void *user;
     bool  can_tls;                  /* stream_open does https; without it such
@@ -655,8 +664,8 @@ typedef struct sdc_query {
     bool        cached;             /* answer from the agent's cache          */
     uint32_t    max_age_s, stale_if_error_s;    /* with cached (not sent)     */
     uint32_t    wait_ms;            /* how long the server may hold the query;
-                                       up to a tenth is taken off at random
-                                                             (60000)          */
+                                       up to a tenth is taken off at random;
+                                       SDC_NEVER: 10 minutes (60000)          */
     uint64_t    index;              /* 0 asks for an answer at once; an
                                        instancer keeps its own and wants 0    */
 } sdc_query;
@@ -721,8 +730,9 @@ SDC_API void sdc_event_release(const sdc_event *event);
 
 /* -- One-shot calls ------------------------------------------------------- */
 
-/* Each blocks the caller for at most request_timeout_ms, and the last one for
-   its wait too. Any thread.
+/* Each blocks the caller for at most request_timeout_ms; the last one, asked
+   with an index, for wait_ms + wait_ms/16 + 10 s. The system's resolver is not
+   bounded by that. Any thread.
    Errors: SDC_ERR_ARG before anything is sent, and those of the exchange. */
 SDC_API sdc_err sdc_client_register(sdc_client *client,
                                     const sdc_registration *registration,
@@ -767,7 +777,8 @@ SDC_API void sdc_wake(sdc_task *task);
    wake: sdc_stop, sdc_wake and sdc_registrar_set_... were called: make the
    loop step this task, by uv_async_send or a write to an eventfd. Comes on the
    caller's thread, signal handlers included, and must do no more than that: no
-   step, no destroy. A step that blocks needs none.
+   step, no destroy, no lock that the stepping thread may hold meanwhile. A
+   step that blocks needs none.
    NULL takes a function off. Call on the thread that steps. */
 typedef void (*sdc_wants_fn)(void *user, sdc_task *task, sdc_wants wants);
 typedef void (*sdc_wake_fn)(void *user, sdc_task *task);
@@ -866,8 +877,8 @@ SDC_API void sdc_instancer_destroy(sdc_instancer *instancer);
 SDC_API sdc_task *sdc_instancer_task(sdc_instancer *instancer);
 
 /* Steps until a good answer has had so many instances (0: any good answer).
-   Errors: SDC_ERR_TIMEOUT with the newest failure's message, SDC_STOPPED,
-   SDC_GONE. */
+   Errors: SDC_ERR_TIMEOUT with the message of the failure that goes on,
+   SDC_STOPPED, SDC_GONE, SDC_ERR_ARG (from a callback of a step). */
 SDC_API sdc_err sdc_instancer_wait(sdc_instancer *instancer,
                                    size_t min_instances, uint32_t timeout_ms,
                                    sdc_error *error);
@@ -1275,16 +1286,31 @@ static size_t sdci_lane_digits(const char *p)
 }
 #endif
 
-/* Options that not every system has; each makes a connection better and none is needed. */
+/* A stream socket that no other program inherits and that raises no signal, as far as the system
+   can do that in one go. */
+static int sdci_socket(int family)
+{
+#ifdef SOCK_CLOEXEC
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+#else
+    int fd = socket(family, SOCK_STREAM, 0);
+#endif
+#ifdef SO_NOSIGPIPE
+    int on = 1;
+    if (fd >= 0) {
+        (void)setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+    }
+#endif
+    return fd;
+}
+
+/* Options of TCP that not every system has; each makes a connection better and none is needed. */
 static void sdci_socket_tune(int fd)
 {
     int on = 1;
 
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-#ifdef SO_NOSIGPIPE
-    (void)setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
-#endif
 #ifdef TCP_KEEPIDLE
     int idle_s = 30;
     int interval_s = 10;
@@ -1609,7 +1635,7 @@ static sdc_err sdci_fail_plain(sdc_error *error, sdc_err code)
     return sdci_fail(error, code, "%s", sdc_err_str(code));
 }
 
-/* What a decoder keeps of its first error: small, since each watch holds three of them. */
+/* What a decoder keeps of its first error: small, since each watch holds two of them. */
 typedef struct sdci_fault {
     const char *what;               /* static */
     uint64_t at;                    /* byte since reset */
@@ -1924,7 +1950,6 @@ struct sdc_json {
     sdc_json_kind kind;         /* of the token being read */
     uint8_t num_digits;         /* of the \u escape */
     sdci_utf8 utf8;             /* the character being read */
-    bool keeps_text;            /* false: the consumer does not want it, so it is only checked */
 };
 
 static void sdci_json_reset(sdc_json *json)
@@ -1939,7 +1964,6 @@ static void sdci_json_reset(sdc_json *json)
     json->high = 0;
     json->utf8.left = 0;
     json->state = SDCI_JSON_VALUE;
-    json->keeps_text = true;
 }
 
 static void sdci_json_init(sdc_json *json, const sdc_allocator *allocator, sdc_json_fn fn,
@@ -2016,9 +2040,6 @@ static void sdci_json_close(sdc_json *json)
 /* Keeps a piece of a token for later. */
 static void sdci_json_keep(sdc_json *json, const char *bytes, size_t len)
 {
-    if (!json->keeps_text) {
-        return;
-    }
     sdci_put(&json->text, bytes, len);
     if (json->text.err != SDC_OK) {
         sdci_json_fail_at(json, json->token_at, json->text.err,
@@ -2030,7 +2051,7 @@ static void sdci_json_keep(sdc_json *json, const char *bytes, size_t len)
    caller's bytes. */
 static void sdci_json_emit_token(sdc_json *json, sdc_json_kind kind, sdci_str tail)
 {
-    if (json->text.len > 0 || (json->keeps_text && tail.len > SDCI_JSON_TEXT_MAX)) {
+    if (json->text.len > 0 || tail.len > SDCI_JSON_TEXT_MAX) {
         sdci_json_keep(json, tail.ptr, tail.len);
         tail = sdci_slice(json->text.ptr, json->text.len);
     }
@@ -2580,11 +2601,11 @@ struct sdc_entries {
     sdc_instance_fn fn;
     sdci_skipped_fn skipped_fn;         /* or NULL */
     void *user;
-    sdc_allocator own;                  /* of a decoder that sdc_entries_create made, and so is */
+    sdc_allocator own;                  /* these two of a decoder by sdc_entries_create */
     sdci_gaps *own_gaps;
     sdci_fault fault;
-    const char *window;                 /* the bytes being read, and */
-    uint64_t offset;                    /* how many came before them */
+    const char *window;                 /* the bytes being read */
+    uint64_t offset;                    /* how many came before the window */
     sdci_where at;
     sdci_entries_mode mode;
     sdci_json_state number_state;       /* of SDCI_IN_NUMBER */
@@ -2594,6 +2615,8 @@ struct sdc_entries {
     bool has_nul;
     bool is_last;                       /* nothing comes behind this window */
     size_t kept_at;                     /* where the kept text begins in `text` */
+    size_t name_len;
+    char name[SDCI_NAME_MAX + 1];       /* of a name that is looked up: its beginning */
     const char *bad;                    /* why this entry cannot be used; NULL so far it can */
     sdci_buf text;                      /* the strings of this entry, each with a NUL */
     sdci_buf tags, meta, tagged, ports; /* sdci_span, sdci_pair, sdci_item, sdci_item */
@@ -2914,8 +2937,17 @@ static void sdci_sort_small(void *items, size_t num, size_t size,
     SDC_ASSERT(size <= sizeof moving);
     for (size_t i = 1; i < num; i++) {
         size_t to = i;
-        while (to > 0 && compare(base + (to - 1) * size, base + i * size) > 0) {
-            to--;
+        size_t from = 0;
+        if (compare(base + (i - 1) * size, base + i * size) <= 0) {
+            continue;
+        }
+        while (from < to) {
+            size_t middle = from + (to - from) / 2;
+            if (compare(base + middle * size, base + i * size) > 0) {
+                to = middle;
+            } else {
+                from = middle + 1;
+            }
         }
         if (to < i) {
             memcpy(moving, base + i * size, size);
@@ -3143,7 +3175,7 @@ static void sdci_entries_leave_out(sdc_entries *e, const char *why)
 }
 
 /* Too much text makes the entry unusable; no memory ends the answer. */
-static void sdci_entry_check_memory(sdc_entries *e, const char *at)
+static void sdci_entry_settle_memory(sdc_entries *e, const char *at)
 {
     const sdci_buf *bufs[] = { &e->text, &e->tags, &e->meta, &e->tagged, &e->ports, &e->arrays };
     unsigned any = (unsigned)e->text.err | (unsigned)e->tags.err | (unsigned)e->meta.err |
@@ -3164,7 +3196,7 @@ static void sdci_entry_done(sdc_entries *e, const char *at)
     sdci_field address = e->fields[SDCI_ADDRESS].len > 0 ? SDCI_ADDRESS : SDCI_NODE_ADDRESS;
     bool is_unix = e->fields[SDCI_SOCKET_PATH].len > 0;
 
-    sdci_entry_check_memory(e, at);
+    sdci_entry_settle_memory(e, at);
     if (!is_unix && e->fields[address].len == 0) {
         sdci_entry_bad(e, "no address");
     } else if (!is_unix && sdci_is_space_or_control(sdci_field_text(e, address))) {
@@ -3174,7 +3206,7 @@ static void sdci_entry_done(sdc_entries *e, const char *at)
     }
     if (e->fault.code == SDC_OK && e->bad == NULL) {
         sdci_entry_emit(e, address, at);
-        sdci_entry_check_memory(e, at);
+        sdci_entry_settle_memory(e, at);
     }
     if (e->bad == NULL) {
         e->num_entries++;
@@ -3223,7 +3255,7 @@ static void sdci_entries_leave(sdc_entries *e, const char *at)
    ends with the quote, but one before anything else ends before its first byte, which is looked at
    anew: a number today may be null tomorrow.
 
-   SDC_NO_FAST_PATH leaves all of it out; the decoder then answers the same. */
+   With SDC_NO_FAST_PATH nothing is learned, and the decoder answers the same. */
 
 #define SDCI_GAP_BYTES   96u
 #define SDCI_GAP_ACTIONS 7u
@@ -3552,7 +3584,9 @@ static void sdci_entries_begin_string(sdc_entries *e, bool is_key)
 {
     e->mode = SDCI_IN_STRING;
     e->is_key = is_key;
-    e->is_kept = is_key ? e->at.skip_depth == 0 : sdci_entries_wants_text(sdci_entries_member(e));
+    e->is_kept = is_key ? sdci_entries_wants_key(e)
+                        : sdci_entries_wants_text(sdci_entries_member(e));
+    e->name_len = 0;
     e->has_nul = false;
     e->kept_at = e->text.len;
 }
@@ -3560,12 +3594,11 @@ static void sdci_entries_begin_string(sdc_entries *e, bool is_key)
 /* Of a name that is only looked up no more is kept than shows that it is none of ours. */
 static void sdci_entries_keep_piece(sdc_entries *e, const char *bytes, size_t len)
 {
-    bool is_enough = e->is_key && !sdci_entries_wants_key(e);
-
-    if (is_enough) {
-        len = (size_t)sdci_min(len, SDCI_NAME_MAX + 1 - (e->text.len - e->kept_at));
-    }
-    if (e->is_kept) {
+    if (e->is_key && !sdci_entries_wants_key(e)) {
+        len = (size_t)sdci_min(len, sizeof e->name - e->name_len);
+        memcpy(e->name + e->name_len, bytes, len);
+        e->name_len += len;
+    } else if (e->is_kept) {
         sdci_put(&e->text, bytes, len);
         e->has_nul = e->has_nul || (len == 1 && bytes[0] == '\0');
     }
@@ -3606,15 +3639,14 @@ static void sdci_entries_end_string(sdc_entries *e, const char *p)
     }
     e->mode = SDCI_BETWEEN;
     e->at.expect = SDCI_EXPECT_COLON;
-    if (e->is_kept && sdci_entries_wants_key(e)) {
+    if (e->is_kept) {
         e->key = span;
         e->at.member = 0;
         if (e->has_nul) {
             sdci_entry_bad(e, "a NUL character in a string");
         }
-    } else if (e->is_kept) {
-        sdci_entries_find_member(e, sdci_span_text(e, span), span.len);
-        e->text.len = e->text.err == SDC_OK ? e->kept_at : e->text.len;
+    } else if (e->at.skip_depth == 0) {
+        sdci_entries_find_member(e, e->name, e->name_len);
     }
 }
 
@@ -4464,7 +4496,7 @@ static bool sdci_has_dot_part(sdci_str text)
 }
 
 /* A name or ID that can stand in a path. `field` is what the caller calls it. */
-static sdc_err sdci_check_path_part(const char *field, const char *text, sdc_error *error)
+static sdc_err sdci_path_part_valid(const char *field, const char *text, sdc_error *error)
 {
     if (sdci_is_empty(text)) {
         return sdci_fail(error, SDC_ERR_ARG, "%s is missing", field);
@@ -4482,13 +4514,13 @@ static sdc_err sdci_check_path_part(const char *field, const char *text, sdc_err
 
 /* -- The agent's address -- */
 
-typedef struct sdci_address {
+typedef struct sdci_agent_url {
     sdci_str host;              /* without brackets */
     sdci_str prefix;            /* "" or "/...", without a slash at its end */
     sdci_str path;              /* of a unix socket */
     uint16_t port;
     bool is_ipv6, is_unix, tls;
-} sdci_address;
+} sdci_agent_url;
 
 static bool sdci_starts_with(sdci_str text, const char *start, sdci_str *rest)
 {
@@ -4528,7 +4560,7 @@ static bool sdci_is_ipv6(sdci_str host)
 }
 
 /* Takes "host" or "[v6]" from the front of *text, which keeps ":port" or nothing. */
-static const char *sdci_parse_host(sdci_str *text, sdci_address *out)
+static const char *sdci_parse_host(sdci_str *text, sdci_agent_url *out)
 {
     const char *end = text->ptr + text->len;
     const char *colon = text->len > 0 ? (const char *)memchr(text->ptr, ':', text->len) : NULL;
@@ -4557,7 +4589,7 @@ static const char *sdci_parse_host(sdci_str *text, sdci_address *out)
 }
 
 /* "host", "host:port", "[v6]" or "[v6]:port". */
-static const char *sdci_parse_authority(sdci_str text, sdci_address *out)
+static const char *sdci_parse_authority(sdci_str text, sdci_agent_url *out)
 {
     uint64_t number = 0;
     const char *why = sdci_parse_host(&text, out);
@@ -4595,7 +4627,7 @@ static const char *sdci_address_nonsense(sdci_str text)
 
 /* The prefix goes into the request line as it is: percent-encoded already, or not in need of it
    (RFC 3986, 3.3), and without parts that a server would redirect. */
-static const char *sdci_parse_prefix(sdci_str text, sdci_address *out)
+static const char *sdci_parse_prefix(sdci_str text, sdci_agent_url *out)
 {
     while (text.len > 0 && text.ptr[text.len - 1] == '/') {
         text.len--;
@@ -4613,7 +4645,7 @@ static const char *sdci_parse_prefix(sdci_str text, sdci_address *out)
 
 /* Without a scheme the port is Consul's, with one it is the scheme's, as the official client has
    it. */
-static sdc_err sdci_parse_address(const char *field, const char *address, sdci_address *out,
+static sdc_err sdci_parse_address(const char *field, const char *address, sdci_agent_url *out,
                                   sdc_error *error)
 {
     sdci_str text = sdci_str_of(address);
@@ -5231,9 +5263,10 @@ void sdc_http_destroy(sdc_http *http)
 }
 
 /* ---- io ------------------------------------------------------- [sdc:io] --
-   The outside world by POSIX: the only section that makes system calls. Each
-   function is one member of sdc_io. Streams and wakers are descriptors packed
-   into a pointer, so that nothing here needs memory.
+   The outside world by POSIX: the only section that makes system calls, but for
+   the thin ones in [sdc:platform]. Each function is one member of sdc_io.
+   Streams and wakers are descriptors packed into a pointer, so that nothing here
+   needs memory.
    ------------------------------------------------------------------------- */
 
 /* What went wrong, in words that depend on no locale. */
@@ -5389,7 +5422,7 @@ static bool sdci_set_nonblocking(int fd)
 /* Starts to connect. Answers the descriptor, or -1 with errno set. */
 static int sdci_connect(int family, const struct sockaddr *address, socklen_t len)
 {
-    int fd = socket(family, SOCK_STREAM, 0);
+    int fd = sdci_socket(family);
 
     if (fd < 0) {
         return -1;
@@ -5972,7 +6005,7 @@ static sdc_err sdci_link_run(sdci_link *link, uint64_t now_ms, bool may_block, s
 
 /* IDLE --start--> CONNECTING --open--> SENDING --all sent--> RECEIVING --> IDLE
                       ^                    |                     |
-                      '-- a kept connection died before the first byte: once, on a new one
+                      '-- a kept connection died at once, before the first byte: once, on a new
 
    In IDLE a kept connection is watched for the peer's close.               */
 typedef enum sdci_call_state {
@@ -6216,6 +6249,9 @@ static sdc_err sdci_call_send(sdci_call *call, sdci_share *share, uint64_t now_m
             *error = of_write;
             return err;
         }
+        if (written == 0) {
+            return sdci_fail(error, SDC_ERR_IO, "the transport took nothing and did not say when");
+        }
         call->sent += written;
         call->bytes_out += written;
     }
@@ -6409,7 +6445,7 @@ static bool sdci_client_keep(sdc_client *client, char **out, const char *text)
     return *out != NULL;
 }
 
-static sdc_err sdci_check_token(const char *field, const char *token, sdc_error *error)
+static sdc_err sdci_token_valid(const char *field, const char *token, sdc_error *error)
 {
     if (token != NULL && sdci_has_control(token)) {
         return sdci_fail(error, SDC_ERR_ARG, "%s has a control character", field);
@@ -6432,7 +6468,7 @@ static sdc_err sdci_client_init_token(sdc_client *client, const sdc_client_desc 
         file = sdci_setting_of(desc, "token_file", NULL, "CONSUL_HTTP_TOKEN_FILE");
         token = sdci_setting_of(desc, "token", NULL, "CONSUL_HTTP_TOKEN");
     }
-    sdc_err err = sdci_check_token(token.name, token.value, error);
+    sdc_err err = sdci_token_valid(token.name, token.value, error);
     if (err != SDC_OK) {
         return err;
     }
@@ -6492,7 +6528,7 @@ static sdc_err sdci_environment_tls(const sdc_client_desc *desc, bool *tls, sdc_
                              : sdci_fail(error, SDC_ERR_ARG, "%s is not a boolean", ssl.name);
 }
 
-static bool sdci_is_numeric_host(const sdci_address *address, const char *host)
+static bool sdci_is_numeric_host(const sdci_agent_url *address, const char *host)
 {
     struct in_addr ignored;
 
@@ -6531,7 +6567,7 @@ static char *sdci_copy_slice(const sdc_allocator *allocator, sdci_str text)
 }
 
 static sdc_err sdci_agent_init(sdci_agent *agent, const sdc_allocator *allocator,
-                               const sdci_address *address)
+                               const sdci_agent_url *address)
 {
     agent->host = sdci_copy_slice(allocator, address->host);
     agent->path = sdci_copy_slice(allocator, address->path);
@@ -6559,7 +6595,7 @@ static sdc_err sdci_client_init_agent(sdc_client *client, const sdc_client_desc 
 {
     sdci_setting given = sdci_setting_of(desc, "address", desc->address, "CONSUL_HTTP_ADDR");
     const char *text = given.value != NULL ? given.value : "127.0.0.1:8500";
-    sdci_address address;
+    sdci_agent_url address;
     bool tls = false;
 
     sdc_err err = sdci_parse_address(given.name, text, &address, error);
@@ -6605,7 +6641,9 @@ static sdc_err sdci_client_init(sdc_client *client, const sdc_client_desc *desc,
 {
     client->connect_timeout_ms = sdci_or(desc->connect_timeout_ms, 5000);
     client->request_timeout_ms = sdci_or(desc->request_timeout_ms, 15000);
-    client->max_head_bytes = desc->max_head_bytes != 0 ? desc->max_head_bytes : SDCI_HTTP_HEAD_MAX;
+    client->max_head_bytes = desc->max_head_bytes != 0
+                                 ? (size_t)sdci_min(desc->max_head_bytes, SIZE_MAX / 2)
+                                 : SDCI_HTTP_HEAD_MAX;
     client->max_body_bytes = desc->max_body_bytes != 0 ? desc->max_body_bytes : (size_t)256 << 20;
     client->max_instances = desc->max_instances != 0 ? desc->max_instances : 100000;
     if (!sdci_io_complete(desc->io, &client->io)) {
@@ -6715,7 +6753,7 @@ static void sdci_client_swap_token(sdc_client *client, char **slot, char *token)
 sdc_err sdc_client_set_token(sdc_client *client, const char *token)
 {
     char *copy = NULL;
-    sdc_err err = sdci_check_token("token", token, NULL);
+    sdc_err err = sdci_token_valid("token", token, NULL);
 
     if (err == SDC_OK && !sdci_client_keep(client, &copy, token)) {
         err = SDC_ERR_NOMEM;
@@ -7053,6 +7091,7 @@ static sdc_err sdci_answer_code(const sdci_answer *answer)
 static sdc_err sdci_answer_result(sdci_answer *answer, sdc_error *error)
 {
     sdci_answer_clean_text(answer);
+    answer->token = sdci_slice("", 0);          /* the request that it stands in ends before us */
     if (answer->status == 200 && !answer->is_encoded) {
         return SDC_OK;
     }
@@ -7134,7 +7173,7 @@ static sdc_err sdci_client_run(sdc_client *client, sdci_call *call, sdci_share *
         if (now_ms >= limit_ms) {
             return sdci_fail(error, SDC_ERR_TIMEOUT, "%s: no answer in time", client->agent.name);
         }
-        sdc_wants wants = sdci_call_wants(call, limit_ms, now_ms);
+        sdc_wants wants = sdci_call_wants(call, limit_ms, sdc_client_now_ms(client));
         err = client->io.wait(client->io.user, NULL, &wants, error);
         if (err != SDC_OK) {
             sdci_error_settle(error, err);
@@ -7191,7 +7230,7 @@ static sdc_err sdci_client_perform(sdc_client *client, sdci_call *call, sdci_ans
    ------------------------------------------------------------------------- */
 
 #define SDCI_STEP_BYTES ((size_t)256 << 10)     /* what one step takes in */
-#define SDCI_LOOK_MS    100u                    /* how often a blocked step looks without a waker */
+#define SDCI_STOP_POLL_MS 100u                  /* how often a blocked step looks without a waker */
 
 typedef struct sdci_task_ops {
     /* Moves the machine on until it would block or one exchange has ended, and answers as
@@ -7518,11 +7557,11 @@ static sdc_err sdci_task_wait(sdc_task *task, uint64_t limit_ms, sdc_error *erro
         return SDC_OK;
     }
     if (!sdci_task_make_waker(task)) {
-        wants.deadline_ms = sdci_min(wants.deadline_ms, task->now_ms + SDCI_LOOK_MS);
+        wants.deadline_ms = sdci_min(wants.deadline_ms, task->now_ms + SDCI_STOP_POLL_MS);
     }
     /* asked again, now that a wake finds the waker */
     wants.timeout_ms = sdci_atomic_get(&task->is_woken) != 0 ? 0
-                     : sdci_timeout_ms(wants.deadline_ms, task->now_ms);
+                     : sdci_timeout_ms(wants.deadline_ms, sdc_client_now_ms(task->client));
     return io->wait(io->user, task->waker, &wants, error);
 }
 
@@ -8537,6 +8576,7 @@ sdc_err sdc_cache_update_error(sdc_cache *cache, sdc_err err, const char *messag
 #define SDCI_BODY_MAX      ((size_t)16 << 20)
 #define SDCI_OUTPUT_MAX    4096u    /* an agent keeps no more of a check's output */
 #define SDCI_MINUTE_MS     60000u
+#define SDCI_KNOWN_MS      10000u   /* a registration that has lived so long was good */
 
 /* -- Writing JSON -- */
 
@@ -8659,9 +8699,10 @@ static sdc_err sdci_check_valid(const sdc_check *c, size_t i, sdc_error *error)
         return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: exactly one kind must be set, such as "
                          "ttl_ms, http or tcp", (unsigned)i);
     }
-    if (c->ttl_ms == SDC_NEVER || c->interval_ms == SDC_NEVER) {
+    if (c->ttl_ms == SDC_NEVER || c->interval_ms == SDC_NEVER || c->timeout_ms == SDC_NEVER) {
         return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: %s cannot be for ever", (unsigned)i,
-                         c->ttl_ms == SDC_NEVER ? "ttl_ms" : "interval_ms");
+                         c->ttl_ms == SDC_NEVER ? "ttl_ms"
+                         : c->interval_ms == SDC_NEVER ? "interval_ms" : "timeout_ms");
     }
     if (!sdci_is_empty(c->docker_container_id) && c->num_args == 0) {
         return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: docker_container_id needs args",
@@ -8680,7 +8721,7 @@ static sdc_err sdci_check_valid(const sdc_check *c, size_t i, sdc_error *error)
     if (!sdci_is_empty(c->id)) {
         char field[32];
         (void)snprintf(field, sizeof field, "checks[%u]: id", (unsigned)i);
-        return sdci_check_path_part(field, c->id, error);
+        return sdci_path_part_valid(field, c->id, error);
     }
     return SDC_OK;
 }
@@ -8829,7 +8870,7 @@ static sdc_err sdci_body_check_on_json(void *user, sdc_json_kind kind, const cha
     return SDC_OK;
 }
 
-static sdc_err sdci_check_json(const sdc_allocator *allocator, const char *field,
+static sdc_err sdci_body_valid(const sdc_allocator *allocator, const char *field,
                                bool names_are_ours, sdci_str text, sdc_error *error)
 {
     sdci_body_check check = { 0, names_are_ours };
@@ -8853,10 +8894,10 @@ static sdc_err sdci_check_json(const sdc_allocator *allocator, const char *field
 static sdc_err sdci_registration_valid(const sdc_allocator *allocator, const sdc_registration *r,
                                        sdc_error *error)
 {
-    sdc_err err = sdci_check_path_part("name", r->name, error);
+    sdc_err err = sdci_path_part_valid("name", r->name, error);
 
     if (err == SDC_OK && !sdci_is_empty(r->id)) {
-        err = sdci_check_path_part("id", r->id, error);
+        err = sdci_path_part_valid("id", r->id, error);
     }
     if (err != SDC_OK) {
         return err;
@@ -8884,7 +8925,7 @@ static sdc_err sdci_registration_valid(const sdc_allocator *allocator, const sdc
         err = sdci_check_valid(&r->checks[i], i, error);
     }
     if (err == SDC_OK && !sdci_is_empty(r->raw_members)) {
-        err = sdci_check_json(allocator, "raw_members", true, sdci_str_of(r->raw_members), error);
+        err = sdci_body_valid(allocator, "raw_members", true, sdci_str_of(r->raw_members), error);
     }
     return err;
 }
@@ -9088,10 +9129,10 @@ static sdc_err sdci_service_init(sdci_service *service, const sdc_allocator *all
     if (err != SDC_OK) {
         (void)sdci_fail_plain(error, err);
     } else {
-        err = sdci_check_path_part("id", service->id, error);
+        err = sdci_path_part_valid("id", service->id, error);
     }
     if (err == SDC_OK) {
-        err = sdci_check_json(allocator, "registration", false,
+        err = sdci_body_valid(allocator, "registration", false,
                               sdci_slice(service->body.ptr, service->body.len), error);
     }
     if (err != SDC_OK) {
@@ -9173,14 +9214,14 @@ static sdc_err sdci_client_deregister(sdc_client *client, const char *id, uint32
 sdc_err sdc_client_deregister(sdc_client *client, const char *service_id, sdc_error *error)
 {
     sdci_error_clear(error);
-    sdc_err err = sdci_check_path_part("service_id", service_id, error);
+    sdc_err err = sdci_path_part_valid("service_id", service_id, error);
     return err == SDC_OK ? sdci_client_deregister(client, service_id, client->request_timeout_ms,
                                                   error) : err;
 }
 
 /* -- The registrar -- */
 
-/* PAUSED --a job is due--> EXCHANGING --its answer--> PAUSED
+/* PAUSED --a job is due--> EXCHANGING --its answer, or dropped for another job--> PAUSED
      |                          |
      '-- stopped, all done -----'--> STOPPED
 
@@ -9224,6 +9265,7 @@ typedef struct sdci_beat {
     sdci_timer timer;
     sdc_status status;
     uint32_t every_ms;
+    uint32_t limit_ms;          /* how long one may take */
 } sdci_beat;
 
 struct sdc_registrar {
@@ -9238,6 +9280,7 @@ struct sdc_registrar {
     sdci_timer to_maintain;
     sdci_timer to_verify;
     uint64_t asked_at_ms;       /* when `job` began */
+    uint64_t registered_at_ms;  /* when a registration last succeeded */
     uint64_t stop_at_ms;        /* when stopping ends at the latest */
     uint32_t verify_ms, stop_timeout_ms;
     uint32_t lock;              /* of the mails */
@@ -9359,11 +9402,11 @@ static sdci_due sdci_registrar_next(const sdc_registrar *r)
     } else if (r->is_wanted && !is_registered) {
         sdci_due_earlier(&due, SDCI_JOB_REGISTER, 0, r->to_register.due_ms);
     } else if (r->is_wanted) {
-        sdci_due_earlier(&due, SDCI_JOB_MAINTENANCE, 0, r->to_maintain.due_ms);
-        sdci_due_earlier(&due, SDCI_JOB_VERIFY, 0, r->to_verify.due_ms);
         for (size_t i = 0; i < r->num_beats; i++) {
             sdci_due_earlier(&due, SDCI_JOB_BEAT, i, r->beats[i].timer.due_ms);
         }
+        sdci_due_earlier(&due, SDCI_JOB_MAINTENANCE, 0, r->to_maintain.due_ms);
+        sdci_due_earlier(&due, SDCI_JOB_VERIFY, 0, r->to_verify.due_ms);
     }
     return due;
 }
@@ -9430,14 +9473,14 @@ static sdci_request sdci_registrar_request(sdc_registrar *r, sdci_job job)
     return sdci_request_on_id(client, out, "PUT", "/v1/agent/service/deregister/", r->service.id);
 }
 
-/* How long an exchange may take: a beat no longer than until the next one, so that a connection
+/* How long an exchange may take: a beat no longer than a third of its TTL, so that a connection
    which has become a black hole does not cost the TTL. */
 static uint32_t sdci_registrar_timeout_ms(const sdc_registrar *r, sdci_job job, size_t which)
 {
     uint64_t timeout_ms = r->task.client->request_timeout_ms;
 
     if (job == SDCI_JOB_BEAT) {
-        timeout_ms = sdci_min(timeout_ms, r->beats[which].every_ms);
+        timeout_ms = sdci_min(timeout_ms, r->beats[which].limit_ms);
     }
     if (r->stop_at_ms != SDCI_FOREVER) {
         timeout_ms = sdci_min(timeout_ms, sdci_max(r->stop_at_ms - r->task.now_ms, 1));
@@ -9492,6 +9535,7 @@ static void sdci_registrar_registered(sdc_registrar *r)
     uint64_t now_ms = r->task.now_ms;
 
     r->task.stats.registrations++;
+    r->registered_at_ms = now_ms;
     sdci_atomic_set(&r->is_registered, 1);
     for (size_t i = 0; i < r->num_beats; i++) {
         r->beats[i].timer.due_ms = now_ms;
@@ -9525,6 +9569,10 @@ static void sdci_registrar_heard(sdc_registrar *r)
 /* The one writer of what a good answer changes. */
 static void sdci_registrar_job_done(sdc_registrar *r)
 {
+    if (r->task.stats.consecutive_failures > 0 && r->job != SDCI_JOB_REGISTER &&
+        r->job != SDCI_JOB_DEREGISTER) {
+        sdci_registrar_log(r, "recovered", NULL);
+    }
     sdci_registrar_timer(r)->was_unheard = false;
     sdci_registrar_heard(r);
     switch (r->job) {
@@ -9545,9 +9593,7 @@ static void sdci_registrar_job_done(sdc_registrar *r)
     case SDCI_JOB_NONE:
         break;
     }
-    /* a registration alone proves nothing: an agent may forget it at once */
     if (r->job != SDCI_JOB_REGISTER) {
-        r->to_register.num_failures = 0;
         sdci_registrar_timer(r)->num_failures = 0;
     }
     sdci_task_succeeded(&r->task);
@@ -9555,13 +9601,13 @@ static void sdci_registrar_job_done(sdc_registrar *r)
 
 /* The pause after a failure. What the agent has refused as wrong or forbidden is not better a
    moment later; a beat that is late must still come before its TTL is over. */
-static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t nth)
+static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t nth, bool has_ttl)
 {
     bool is_refused = err == SDC_ERR_STATUS || err == SDC_ERR_DENIED || err == SDC_ERR_BUSY;
     uint32_t most_ms = 30000;
 
-    if (r->job == SDCI_JOB_BEAT) {
-        most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->beats[r->which].every_ms / 2, 100));
+    for (size_t i = 0; has_ttl && i < r->num_beats; i++) {
+        most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->beats[i].every_ms / 2, 100));
     }
     if (sdci_task_is_stopping(&r->task)) {
         most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->stop_timeout_ms / 8, 10));
@@ -9570,14 +9616,18 @@ static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t 
                            most_ms, nth);
 }
 
-/* The agent does not know what was registered: at once again, but with growing pauses where that
-   is all it ever says. */
+/* The agent does not know what was registered. One that has known it for a while has lost it, and
+   is told at once; one that forgets at once is told with growing pauses. */
 static void sdci_registrar_forgotten(sdc_registrar *r, sdc_err err)
 {
     sdci_timer *timer = &r->to_register;
-    uint64_t pause_ms = timer->num_failures == 0
-                            ? 0 : sdci_registrar_pause_ms(r, err, timer->num_failures);
 
+    if (r->task.now_ms - r->registered_at_ms >= SDCI_KNOWN_MS) {
+        timer->num_failures = 0;
+    }
+    uint64_t pause_ms = timer->num_failures == 0
+                            ? 0 : sdci_registrar_pause_ms(r, err, timer->num_failures,
+                                                          r->num_beats > 0);
     sdci_atomic_set(&r->is_registered, 0);
     timer->num_failures++;
     timer->due_ms = r->task.now_ms + pause_ms;
@@ -9594,7 +9644,8 @@ static void sdci_registrar_job_failed(sdc_registrar *r, sdc_err err, const sdc_e
     } else {
         timer->num_failures++;
         timer->was_unheard = error->http_status == 0;
-        timer->due_ms = r->task.now_ms + sdci_registrar_pause_ms(r, err, timer->num_failures);
+        timer->due_ms = r->task.now_ms + sdci_registrar_pause_ms(r, err, timer->num_failures,
+                                                                 r->job == SDCI_JOB_BEAT);
     }
     sdci_registrar_log(r, NULL, error->message);
     sdci_task_failed(&r->task, error);
@@ -9608,6 +9659,7 @@ static void sdci_registrar_drop(sdc_registrar *r)
     if (r->state == SDCI_REGISTRAR_EXCHANGING) {
         sdci_call_abort(&r->task.call);
         r->state = SDCI_REGISTRAR_PAUSED;
+        sdci_registrar_timer(r)->due_ms = r->task.now_ms;
     }
     r->job = SDCI_JOB_NONE;
 }
@@ -9763,6 +9815,7 @@ static sdc_err sdci_registrar_init_beats(sdc_registrar *r, const sdc_registrar_d
         beat->output = sdci_copy(a, "");
         beat->status = check->status != SDC_STATUS_UNSET ? check->status : SDC_STATUS_PASSING;
         beat->every_ms = sdci_or(desc->heartbeat_ms, third_ms);
+        beat->limit_ms = (uint32_t)sdci_max(sdci_max(beat->every_ms, third_ms), 1000);
         if (beat->id == NULL || beat->output == NULL) {
             return SDC_ERR_NOMEM;
         }
@@ -10018,7 +10071,7 @@ static sdc_err sdci_query_valid(const sdc_query *q, sdc_error *error)
                                          "filter" };
     const char *const texts[] = { q->datacenter, q->ns, q->partition, q->peer, q->near_node,
                                   q->filter };
-    sdc_err err = sdci_check_path_part("service", q->service, error);
+    sdc_err err = sdci_path_part_valid("service", q->service, error);
 
     for (size_t i = 0; i < sizeof texts / sizeof texts[0] && err == SDC_OK; i++) {
         err = sdci_query_text_valid(names[i], texts[i], error);
@@ -10408,9 +10461,9 @@ typedef enum sdci_instancer_state {
     SDCI_INSTANCER_STOPPED      /* for ever                                           */
 } sdci_instancer_state;
 
-typedef enum sdci_read {
+typedef enum sdci_read_kind {
     SDCI_READ_FIRST, SDCI_READ_BLOCKING, SDCI_READ_CONFIRM
-} sdci_read;
+} sdci_read_kind;
 
 struct sdc_instancer {
     sdc_task task;              /* first: the one is the other */
@@ -10427,7 +10480,7 @@ struct sdc_instancer {
     uint32_t backoff_min_ms, backoff_max_ms, resync_ms;
     uint32_t num_failures;      /* in a row */
     sdci_instancer_state state;
-    sdci_read read;             /* the one under way, or the next one */
+    sdci_read_kind read;             /* the one under way, or the next one */
     bool has_warned_of_index;
 };
 
@@ -10451,7 +10504,7 @@ static void sdci_instancer_log(const sdc_instancer *i, sdc_log_level level, cons
 /* -- Asking -- */
 
 /* Arms the pause before the next read. */
-static void sdci_instancer_pause(sdc_instancer *i, sdci_read next, uint64_t pause_ms)
+static void sdci_instancer_pause(sdc_instancer *i, sdci_read_kind next, uint64_t pause_ms)
 {
     i->state = SDCI_INSTANCER_PAUSED;
     i->read = next;
@@ -10632,7 +10685,7 @@ static sdc_err sdci_instancer_paused(sdc_instancer *i)
     return SDC_OK;
 }
 
-static sdc_err sdci_instancer_reading(sdc_instancer *i, sdci_share *share)
+static sdc_err sdci_instancer_run_read(sdc_instancer *i, sdci_share *share)
 {
     sdc_error error;
 
@@ -10645,14 +10698,19 @@ static sdc_err sdci_instancer_reading(sdc_instancer *i, sdci_share *share)
     err = sdci_reading_finish(&i->reading, &i->task.answer, err, &error);
     sdci_call_end(&i->task.call);
     if (err == SDC_OK) {
+        uint32_t before = i->task.stats.consecutive_failures;
+        sdci_task_succeeded(&i->task);          /* as the subscribers should see it */
         err = sdci_instancer_answered(i);
-        (void)(err != SDC_OK ? sdci_fail_plain(&error, err) : SDC_OK);
+        if (err != SDC_OK) {
+            (void)sdci_fail_plain(&error, err);
+            i->task.stats.consecutive_failures = before;
+        }
     }
-    if (err == SDC_OK) {
-        i->num_failures = 0;
-        sdci_task_succeeded(&i->task);
-    } else {
+    if (err != SDC_OK) {
         sdci_instancer_failed(i, err, &error);
+    } else if (i->num_failures > 0) {
+        i->num_failures = 0;
+        sdci_instancer_log(i, SDC_LOG_INFO, "action", "recovered");
     }
     i->reading.entries.gaps = NULL;
     sdci_reading_deinit(&i->reading);
@@ -10680,7 +10738,7 @@ static sdc_err sdci_instancer_advance(sdc_task *task, sdci_share *share)
     if (i->state == SDCI_INSTANCER_PAUSED) {
         err = sdci_instancer_paused(i);
     }
-    return err == SDC_OK ? sdci_instancer_reading(i, share) : err;
+    return err == SDC_OK ? sdci_instancer_run_read(i, share) : err;
 }
 
 static uint64_t sdci_instancer_deadline(const sdc_task *task)
@@ -10859,11 +10917,12 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_IPS_MAX
 #undef SDCI_JSON_DEPTH_MAX
 #undef SDCI_JSON_TEXT_MAX
+#undef SDCI_KNOWN_MS
 #undef SDCI_LANE
 #undef SDCI_LEAVE
 #undef SDCI_LIST_TEXT_MAX
 #undef SDCI_LOOK
-#undef SDCI_LOOK_MS
+#undef SDCI_STOP_POLL_MS
 #undef SDCI_MINUTE_MS
 #undef SDCI_NAME_MAX
 #undef SDCI_NOINLINE

@@ -145,14 +145,14 @@ static void test_guard_http(void)
 static void guard_try_text(guard *g, const char *text)
 {
     sdc_allocator a = sdci_allocator_or_malloc(NULL);
-    sdci_address address;
+    sdci_agent_url address;
     sdc_error error;
     sdci_buf buf;
 
     for (int at_end = 0; at_end <= 1; at_end++) {
         const char *placed = guard_put(g, text, strlen(text) + 1, at_end != 0);
         (void)sdci_parse_address("address", placed, &address, &error);
-        (void)sdci_check_path_part("service", placed, &error);
+        (void)sdci_path_part_valid("service", placed, &error);
         sdci_buf_init(&buf, &a, 100000);
         sdci_put_escaped(&buf, placed);
         CHECK_ERR(buf.err, SDC_OK);
@@ -163,7 +163,7 @@ static void guard_try_text(guard *g, const char *text)
 static void guard_try_slice(guard *g, const char *text)
 {
     sdc_allocator a = sdci_allocator_or_malloc(NULL);
-    sdci_address address;
+    sdci_agent_url address;
     uint64_t number = 0;
     sdci_buf buf;
 

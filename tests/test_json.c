@@ -195,7 +195,6 @@ static size_t json_put_utf8(char *out, uint32_t c)
     sdc_allocator malloc_of = sdci_allocator_or_malloc(NULL);
 
     memset(&json, 0, sizeof json);
-    json.keeps_text = true;
     sdci_buf_init(&buf, &malloc_of, 16);
     json.text = buf;
     sdci_json_keep_code_point(&json, c);

@@ -94,7 +94,7 @@ static void test_74_names_that_can_stand_in_a_path(void)
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         memset(&error, 0, sizeof error);
         test_note("%s", good[i]);
-        CHECK_ERR(sdci_check_path_part("service", good[i], &error), SDC_OK);
+        CHECK_ERR(sdci_path_part_valid("service", good[i], &error), SDC_OK);
         CHECK_ERR(error.code, SDC_OK);
     }
 }
@@ -113,11 +113,11 @@ static void test_74_names_that_consul_redirects_or_rejects(void)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         memset(&error, 0, sizeof error);
         test_note("refusal %zu", i);
-        CHECK_ERR(sdci_check_path_part("service", bad[i], &error), SDC_ERR_ARG);
+        CHECK_ERR(sdci_path_part_valid("service", bad[i], &error), SDC_ERR_ARG);
         CHECK_ERR(error.code, SDC_ERR_ARG);
         CHECK_HAS(error.message, "service ");
     }
-    CHECK_ERR(sdci_check_path_part("id", NULL, &error), SDC_ERR_ARG);
+    CHECK_ERR(sdci_path_part_valid("id", NULL, &error), SDC_ERR_ARG);
     CHECK_HAS(error.message, "id is missing");
 }
 
@@ -129,7 +129,7 @@ static void test_77_no_line_break_in_a_name(void)
     for (int c = 1; c < 256; c++) {
         text[3] = (char)c;
         bool is_control = c < 0x20 || c == 0x7F;
-        CHECK_ERR(sdci_check_path_part("name", text, &error), is_control ? SDC_ERR_ARG : SDC_OK);
+        CHECK_ERR(sdci_path_part_valid("name", text, &error), is_control ? SDC_ERR_ARG : SDC_OK);
         CHECK_INT(sdci_has_control(text), is_control);
     }
 }
@@ -176,7 +176,7 @@ static void test_url_addresses(void)
 
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         const url_row *row = &table[i];
-        sdci_address got;
+        sdci_agent_url got;
         sdc_error error;
         test_note("%s", row->address);
         CHECK_ERR(sdci_parse_address("address", row->address, &got, &error), SDC_OK);
@@ -202,7 +202,7 @@ static void test_url_addresses_that_are_none(void)
         "[h]:80", "http://h/a//b", "http://h/../b"
     };
     sdc_error error;
-    sdci_address got;
+    sdci_agent_url got;
 
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         memset(&error, 0, sizeof error);
@@ -218,7 +218,7 @@ static void test_url_long_addresses_in_messages(void)
 {
     char text[5000];
     sdc_error error;
-    sdci_address got;
+    sdci_agent_url got;
 
     memset(text, 'a', sizeof text);
     memcpy(text, "http://", 7);
@@ -236,7 +236,7 @@ static void test_77_every_byte_in_a_prefix(void)
 {
     char text[] = "http://h/a?b";
     sdc_error error;
-    sdci_address got;
+    sdci_agent_url got;
 
     for (int c = 1; c < 256; c++) {
         text[10] = (char)c;
