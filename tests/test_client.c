@@ -917,6 +917,42 @@ static void test_set_token_without_memory(void)
     client_end(&stage);
 }
 
+/* A writer that truncates the file first: a request without a token would be answered by an empty
+   list that looks like the truth. */
+static void test_76_emptied_token_file_keeps_the_last_token(void)
+{
+    static const char *const empty[] = { "", "\n", " \t\r\n" };
+    for (size_t i = 0; i < sizeof empty / sizeof empty[0]; i++) {
+        client_stage stage;
+        client_begin(&stage, NULL);
+        test_note("file %u", (unsigned)i);
+        sdc_client_desc desc = client_desc_of(&stage, "10.0.0.1:8500");
+        desc.token_file = "/run/token";
+        world_file_set(stage.w, "/run/token", "one\n");
+        REQUIRE(client_make(&stage, &desc));
+        CHECK_STR(client_token(&stage), "one");
+        world_file_set(stage.w, "/run/token", empty[i]);
+        CHECK_STR(client_token(&stage), "one");
+        CHECK_INT(world_log_count(stage.w, "WARN", "/run/token"), 1);
+        world_file_set(stage.w, "/run/token", "two");
+        CHECK_STR(client_token(&stage), "two");
+        CHECK_INT(world_log_count(stage.w, "WARN", "/run/token"), 1);
+        client_end(&stage);
+    }
+}
+
+/* The largest limit is a large one. */
+static void test_client_limit_of_the_head_may_be_the_largest(void)
+{
+    client_stage stage;
+    client_begin(&stage, NULL);
+    sdc_client_desc desc = client_desc_of(&stage, "10.0.0.1:8500");
+    desc.max_head_bytes = SIZE_MAX;
+    REQUIRE(client_make(&stage, &desc));
+    CHECK(client_ask(&stage) != NULL);
+    client_end(&stage);
+}
+
 static const test_case cases_client[] = {
     TEST(test_address_forms),
     TEST(test_address_default),
@@ -945,4 +981,6 @@ static const test_case cases_client[] = {
     TEST(test_client_clock_is_the_hook),
     TEST(test_client_create_without_memory),
     TEST(test_set_token_without_memory),
+    TEST(test_76_emptied_token_file_keeps_the_last_token),
+    TEST(test_client_limit_of_the_head_may_be_the_largest),
 };

@@ -2403,6 +2403,144 @@ static void test_instancer_ends_well_after_any_trouble(void)
     }
 }
 
+/* ---- ends and failures that come late -------------------------------------------------------- */
+
+/* A kept connection that was dead is tried again with the same query; one that dies after the
+   query was held for long is an agent that has gone, and the index may mean nothing to the next. */
+static void test_instancer_held_query_that_ends_is_a_failure(void)
+{
+    for (int way = 0; way < 2; way++) {
+        rig r;
+        test_note(way == 0 ? "closed" : "reset");
+        REQUIRE(rig_init(&r, NULL));
+        script_health(r.script, 1000, instancer_body(&r, 1, 1));
+        script_health(r.script, 1001, instancer_body(&r, 1, 2));
+        script_delay(r.script, 40000);
+        if (way == 0) {
+            script_close(r.script);
+        } else {
+            script_reset(r.script);
+        }
+        script_health(r.script, 7, instancer_body(&r, 3, 1));
+        script_hold(r.script);
+        REQUIRE(rig_watch(&r, NULL));
+        rig_run(&r, 39000);
+        CHECK_U64(instancer_stats(&r).failures, 0);
+        CHECK_STR(script_query(script_nth(r.script, 2), "index"), "1001");
+        rig_run(&r, 3000);
+        CHECK_U64(instancer_stats(&r).failures, 1);
+        const script_request *next = script_nth(r.script, 3);
+        if (CHECK(next != NULL)) {
+            CHECK(script_query(next, "index") == NULL);
+            CHECK(next->conn != script_nth(r.script, 2)->conn);
+        }
+        CHECK_STR(rig_addrs(&r), "10.1.0.3:80");
+        rig_deinit(&r);
+    }
+}
+
+/* No large block any more, whoever asks. */
+static fault_alloc *instancer_memory;
+static bool         instancer_is_short;
+
+static void *instancer_resize(void *user, void *ptr, size_t old_size, size_t new_size)
+{
+    (void)user;
+    if (instancer_is_short && new_size > 700000 && new_size > old_size) {
+        return NULL;
+    }
+    return fault_alloc_resize(instancer_memory, ptr, old_size, new_size);
+}
+
+/* A list that was read but finds no room is a failure as any other: it is read again ever less
+   often. */
+static void test_instancer_backs_off_when_it_cannot_publish(void)
+{
+    rig r;
+    fault_alloc memory;
+    sdc_client_desc client;
+    sdc_allocator allocator = { NULL, instancer_resize };
+    memset(&client, 0, sizeof client);
+    fault_alloc_init(&memory);
+    instancer_memory = &memory;
+    instancer_is_short = false;
+    client.allocator = &allocator;
+    REQUIRE(rig_init_client(&r, NULL, &client));
+    script_health(r.script, 10, script_many(r.script, 0, 3000));
+    script_hold(r.script);
+    REQUIRE(rig_watch(&r, NULL));
+    instancer_is_short = true;
+    script_clear(r.script);
+    script_health(r.script, 10, script_many(r.script, 0, 3000));
+    rig_run(&r, 120000);
+    CHECK_BETWEEN(script_num_requests(r.script), 3, 40);
+    CHECK(instancer_stats(&r).consecutive_failures > 2);
+    instancer_is_short = false;
+    script_clear(r.script);
+    script_health(r.script, 11, script_many(r.script, 0, 3000));
+    script_hold(r.script);
+    rig_run(&r, 60000);
+    CHECK_INT(rig_last(&r)->num_instances, 3000);
+    CHECK_U64(instancer_stats(&r).consecutive_failures, 0);
+    rig_deinit(&r);
+    fault_alloc_deinit(&memory);
+}
+
+static void test_instancer_says_that_it_is_well_again(void)
+{
+    rig r;
+    REQUIRE(rig_init(&r, NULL));
+    script_health(r.script, 10, instancer_body(&r, 1, 1));
+    script_times(r.script, 2);
+    script_error(r.script, 500, "No cluster leader");
+    script_health(r.script, 10, instancer_body(&r, 1, 1));
+    script_hold(r.script);
+    REQUIRE(rig_watch(&r, NULL));
+    CHECK_ERR(rig_run_exchange(&r), SDC_OK);
+    CHECK_INT(world_log_count(r.world, "", "recovered"), 0);
+    rig_run(&r, 30000);
+    CHECK_INT(world_log_count(r.world, "WARN", "err="), 2);
+    CHECK_INT(world_log_count(r.world, "INFO", "action=recovered"), 1);
+    rig_deinit(&r);
+}
+
+/* What a subscriber sees of the task when it is told of the recovery. */
+typedef struct instancer_witness {
+    sdc_task *task;
+    unsigned  num_good;
+} instancer_witness;
+
+static void instancer_on_recovery(void *user, const sdc_event *event, const sdc_change *change)
+{
+    instancer_witness *witness = (instancer_witness *)user;
+    sdc_error error;
+    sdc_stats stats;
+    (void)change;
+    if (event->err == SDC_OK && event->num_instances == 2) {
+        sdc_task_error(witness->task, &error);
+        sdc_task_stats(witness->task, &stats);
+        CHECK_ERR(error.code, SDC_OK);
+        CHECK_U64(stats.consecutive_failures, 0);
+        witness->num_good++;
+    }
+}
+
+static void test_instancer_callback_of_a_recovery_sees_no_failure(void)
+{
+    rig r;
+    REQUIRE(rig_init(&r, NULL));
+    script_health(r.script, 10, instancer_body(&r, 1, 1));
+    script_error(r.script, 500, "No cluster leader");
+    script_health(r.script, 11, instancer_body(&r, 1, 2));
+    script_hold(r.script);
+    REQUIRE(rig_watch(&r, NULL));
+    instancer_witness witness = { r.task, 0 };
+    CHECK_ERR(sdc_instancer_subscribe(r.instancer, instancer_on_recovery, &witness), SDC_OK);
+    rig_run(&r, 30000);
+    CHECK_INT(witness.num_good, 1);
+    rig_deinit(&r);
+}
+
 static const test_case cases_instancer[] = {
     TEST(test_01_no_index_on_the_first_request),
     TEST(test_02_index_goes_back_verbatim),
@@ -2498,5 +2636,9 @@ static const test_case cases_instancer[] = {
     TEST(test_instancer_each_allocation_fails),
     TEST(test_59_each_call_of_the_io_table_fails),
     TEST(test_59_no_descriptor_left),
-    TEST(test_instancer_ends_well_after_any_trouble)
+    TEST(test_instancer_ends_well_after_any_trouble),
+    TEST(test_instancer_held_query_that_ends_is_a_failure),
+    TEST(test_instancer_backs_off_when_it_cannot_publish),
+    TEST(test_instancer_says_that_it_is_well_again),
+    TEST(test_instancer_callback_of_a_recovery_sees_no_failure),
 };

@@ -1554,6 +1554,282 @@ static void test_registrar_without_memory(void)
     }
 }
 
+/* ---- jobs beside each other ------------------------------------------------------------------ */
+
+static void registrar_two_checks(sdc_check checks[2], sdc_registrar_desc *desc)
+{
+    memset(checks, 0, 2 * sizeof checks[0]);
+    checks[0].id = "one";
+    checks[0].ttl_ms = 10000;
+    checks[1].id = "two";
+    checks[1].ttl_ms = 10000;
+    *desc = registrar_desc_plain();
+    desc->registration.checks = checks;
+    desc->registration.num_checks = 2;
+}
+
+/* Steps until the time is over or `most` requests were made: a storm stands still in time. */
+static void registrar_run_few(rig *r, uint64_t ms, size_t most)
+{
+    uint64_t end_ms = world_now(r->world) + ms;
+    for (size_t i = 0; i < 20 * most && world_now(r->world) < end_ms; i++) {
+        (void)sdc_step(r->task, 100);
+        if (script_num_requests(r->script) > most) {
+            break;
+        }
+    }
+    CHECK(script_num_requests(r->script) <= most);
+}
+
+/* The good beats of one check are no reason to take the agent for one that remembers. */
+static void test_no_storm_when_one_of_two_checks_is_unknown(void)
+{
+    static const char *const unknown[] = { "one", "two" };
+    for (size_t i = 0; i < REGISTRAR_NUM(unknown); i++) {
+        rig r;
+        sdc_check checks[2];
+        sdc_registrar_desc desc;
+        char start[64];
+        test_note("unknown: %s", unknown[i]);
+        snprintf(start, sizeof start, REGISTRAR_UPDATE "%s", unknown[i]);
+        registrar_two_checks(checks, &desc);
+        REQUIRE(registrar_begin(&r, NULL));
+        registrar_on(&r, start);
+        script_error(r.script, 404, "Unknown check ID");
+        REQUIRE(rig_register(&r, &desc));
+        registrar_run_few(&r, 60000, 200);
+        CHECK(registrar_count(&r, start) >= 10);
+        rig_deinit(&r);
+    }
+}
+
+/* Neither is a good registration, where the maintenance that follows is unknown. */
+static void test_no_storm_when_maintenance_is_unknown(void)
+{
+    static const uint32_t ttls[] = { 0, 10000 };
+    for (size_t i = 0; i < REGISTRAR_NUM(ttls); i++) {
+        rig r;
+        sdc_check check;
+        sdc_registrar_desc desc = registrar_desc_with(&check, ttls[i]);
+        test_note("TTL %u", (unsigned)ttls[i]);
+        if (ttls[i] == 0) {
+            desc = registrar_desc_plain();
+        }
+        REQUIRE(registrar_begin(&r, NULL));
+        registrar_on(&r, REGISTRAR_MAINTAIN);
+        script_error(r.script, 404, "Unknown service \"web-1\"");
+        REQUIRE(rig_register(&r, &desc));
+        CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, true, "x"), SDC_OK);
+        registrar_run_few(&r, 60000, 200);
+        rig_deinit(&r);
+    }
+}
+
+/* A maintenance that the agent does not take, for whatever reason, delays no beat for longer than
+   the TTL allows. */
+static void test_beats_go_on_beside_a_refused_maintenance(void)
+{
+    static const struct {
+        int         status;
+        const char *text;
+    } cases[] = {
+        { 414, "URI too long" }, { 403, "Permission denied" }, { 500, "No cluster leader" },
+        { 404, "Unknown service \"web-1\"" },
+    };
+    for (size_t i = 0; i < REGISTRAR_NUM(cases); i++) {
+        rig r;
+        test_note("%d %s", cases[i].status, cases[i].text);
+        REQUIRE(registrar_begin(&r, NULL));
+        registrar_on(&r, REGISTRAR_MAINTAIN);
+        script_error(r.script, cases[i].status, cases[i].text);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 1000);
+        size_t first = registrar_count(&r, REGISTRAR_UPDATE);
+        CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, true, "x"), SDC_OK);
+        rig_run(&r, 120000);
+        size_t num = registrar_count(&r, REGISTRAR_UPDATE);
+        CHECK(num - first >= 30);
+        CHECK(registrar_count(&r, REGISTRAR_MAINTAIN) > 1);
+        for (size_t n = 1; n < num && test_num_failures() < 5; n++) {
+            uint64_t before_ms = script_nth_of(r.script, REGISTRAR_UPDATE, n - 1)->at_ms;
+            CHECK(script_nth_of(r.script, REGISTRAR_UPDATE, n)->at_ms - before_ms < 10000);
+        }
+        rig_deinit(&r);
+    }
+}
+
+static void test_beats_go_on_beside_a_refused_one(void)
+{
+    rig r;
+    sdc_check checks[2];
+    sdc_registrar_desc desc;
+    registrar_two_checks(checks, &desc);
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_UPDATE "one");
+    script_error(r.script, 403, "Permission denied");
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 120000);
+    registrar_check_beats(&r, REGISTRAR_UPDATE "two", 10000 / 3);
+    CHECK(registrar_count(&r, REGISTRAR_UPDATE "one") >= 10);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+    rig_deinit(&r);
+}
+
+/* A kept connection that leads nowhere any more: the beat is there again before its TTL is over. */
+static void test_beat_into_a_black_hole_is_repeated_in_time(void)
+{
+    static const uint32_t ttls[] = { 6000, 10000, 30000 };
+    for (size_t i = 0; i < REGISTRAR_NUM(ttls); i++) {
+        rig r;
+        sdc_check check;
+        sdc_registrar_desc desc = registrar_desc_with(&check, ttls[i]);
+        test_note("TTL %u", (unsigned)ttls[i]);
+        REQUIRE(registrar_begin(&r, NULL));
+        registrar_on(&r, REGISTRAR_UPDATE);
+        script_times(r.script, 2);
+        script_ok(r.script);
+        script_hang(r.script);
+        script_ok(r.script);
+        REQUIRE(rig_register(&r, &desc));
+        rig_run(&r, ttls[i] * 3);
+        const script_request *good = script_nth_of(r.script, REGISTRAR_UPDATE, 1);
+        const script_request *next = script_nth_of(r.script, REGISTRAR_UPDATE, 3);
+        if (CHECK(next != NULL)) {
+            CHECK(next->at_ms - good->at_ms < ttls[i]);
+        }
+        rig_deinit(&r);
+    }
+}
+
+/* How often to beat says nothing of how long the network takes. */
+static void test_short_heartbeat_on_a_slow_network(void)
+{
+    rig r;
+    sdc_check check;
+    sdc_stats stats;
+    world_desc slow;
+    memset(&slow, 0, sizeof slow);
+    slow.latency_ms = 60;
+    REQUIRE(registrar_begin(&r, &slow));
+    sdc_registrar_desc desc = registrar_desc_with(&check, 10000);
+    desc.heartbeat_ms = 100;
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 60000);
+    sdc_task_stats(r.task, &stats);
+    CHECK(stats.heartbeats > 100);
+    CHECK_U64(stats.failures, 0);
+    rig_deinit(&r);
+}
+
+/* "Off" is under way when a call drops it; an agent may have kept the service's maintenance. */
+static void test_dropped_maintenance_is_sent_again(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_MAINTAIN);
+    script_ok(r.script);
+    script_hang(r.script);
+    script_ok(r.script);
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 1000);
+    CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, true, "a"), SDC_OK);
+    rig_run(&r, 500);
+    CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, false, NULL), SDC_OK);
+    rig_run(&r, 500);
+    CHECK_INT(registrar_count(&r, REGISTRAR_MAINTAIN), 2);
+    CHECK_ERR(sdc_registrar_register(r.registrar, NULL), SDC_OK);
+    rig_run(&r, 10000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_MAINTAIN), 3);
+    CHECK_STR(script_query(registrar_last(&r, REGISTRAR_MAINTAIN), "enable"), "false");
+    rig_deinit(&r);
+}
+
+/* Destroys the registrar when its descriptor goes away. */
+typedef struct registrar_quitter {
+    sdc_registrar *registrar;
+} registrar_quitter;
+
+static void registrar_quit_on_wants(void *user, sdc_task *task, sdc_wants wants)
+{
+    registrar_quitter *q = (registrar_quitter *)user;
+    sdc_registrar *registrar = q->registrar;
+    (void)task;
+    if (wants.fd < 0 && registrar != NULL) {
+        q->registrar = NULL;
+        sdc_registrar_destroy(registrar);
+    }
+}
+
+static void test_destroyed_while_a_call_drops_an_exchange(void)
+{
+    for (int which = 0; which < 3; which++) {
+        rig r;
+        sdc_error error;
+        registrar_quitter q = { NULL };
+        test_note("call %d", which);
+        REQUIRE(registrar_begin(&r, NULL));
+        registrar_on(&r, REGISTRAR_UPDATE);
+        script_ok(r.script);
+        script_hang(r.script);
+        registrar_on(&r, REGISTRAR_DEREGISTER);
+        script_hang(r.script);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, which < 2 ? 3400 : 1000);
+        CHECK(sdc_task_wants(r.task).fd >= 0);
+        sdc_task_on_wants(r.task, registrar_quit_on_wants, &q);
+        q.registrar = r.registrar;
+        /* the last one drops its own exchange, when its time is over */
+        sdc_err err = which == 0 ? sdc_registrar_register(r.registrar, &error)
+                                 : sdc_registrar_deregister(r.registrar, &error);
+        CHECK_ERR(err, SDC_GONE);
+        CHECK(q.registrar == NULL);
+        CHECK_INT(world_seen(r.world)->open_now, 0);
+        r.registrar = q.registrar;
+        rig_deinit(&r);
+    }
+}
+
+/* A beat that comes less often than the TTL ends is a mistake that shows only much later. */
+static void test_heartbeat_beyond_the_ttl_is_refused(void)
+{
+    rig r;
+    sdc_check checks[2];
+    sdc_registrar_desc desc;
+    sdc_error error;
+    sdc_registrar *registrar = NULL;
+    registrar_two_checks(checks, &desc);
+    checks[0].ttl_ms = 60000;
+    REQUIRE(registrar_begin(&r, NULL));
+    desc.heartbeat_ms = 10000;
+    CHECK_ERR(sdc_registrar_create(r.client, &desc, &registrar, &error), SDC_ERR_ARG);
+    CHECK_HAS(error.message, "heartbeat_ms");
+    CHECK(registrar == NULL);
+    desc.heartbeat_ms = 9999;
+    CHECK_ERR(sdc_registrar_create(r.client, &desc, &registrar, &error), SDC_OK);
+    sdc_registrar_destroy(registrar);
+    rig_deinit(&r);
+}
+
+/* The log of a failure is followed by the log of its end, once. */
+static void test_registrar_says_that_it_is_well_again(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_UPDATE);
+    script_times(r.script, 2);
+    script_ok(r.script);
+    script_times(r.script, 2);
+    script_error(r.script, 500, "No cluster leader");
+    script_ok(r.script);
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 3000);
+    CHECK_INT(world_log_count(r.world, "", "action=recovered"), 0);
+    rig_run(&r, 30000);
+    CHECK_INT(world_log_count(r.world, "WARN", "err="), 2);
+    CHECK_INT(world_log_count(r.world, "INFO", "action=recovered"), 1);
+    rig_deinit(&r);
+}
+
 static const test_case cases_registrar[] = {
     TEST(test_registers_and_says_so),
     TEST(test_registration_is_copied),
@@ -1603,4 +1879,14 @@ static const test_case cases_registrar[] = {
     TEST(test_39_the_body_is_told),
     TEST(test_life_in_an_event_loop),
     TEST(test_registrar_without_memory),
+    TEST(test_no_storm_when_one_of_two_checks_is_unknown),
+    TEST(test_no_storm_when_maintenance_is_unknown),
+    TEST(test_beats_go_on_beside_a_refused_maintenance),
+    TEST(test_beats_go_on_beside_a_refused_one),
+    TEST(test_beat_into_a_black_hole_is_repeated_in_time),
+    TEST(test_short_heartbeat_on_a_slow_network),
+    TEST(test_dropped_maintenance_is_sent_again),
+    TEST(test_destroyed_while_a_call_drops_an_exchange),
+    TEST(test_heartbeat_beyond_the_ttl_is_refused),
+    TEST(test_registrar_says_that_it_is_well_again),
 };

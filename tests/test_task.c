@@ -1241,6 +1241,260 @@ static void test_task_wants_hook_may_stop_and_destroy(void)
     }
 }
 
+/* ---- large answers and their end ------------------------------------------------------------- */
+
+/* Until a step has left a part of the answer for the next one. */
+static bool task_begin_in_a_large_body(rig *r)
+{
+    if (!rig_init(r, NULL)) {
+        return false;
+    }
+    script_health(r->script, 10, script_many(r->script, 0, 5000));
+    script_hold(r->script);
+    if (!rig_watch(r, NULL)) {
+        return false;
+    }
+    for (int i = 0; i < 50; i++) {
+        world_advance(r->world, 0);
+        CHECK_ERR(sdc_step(r->task, 0), SDC_AGAIN);
+        sdc_stats stats;
+        sdc_task_stats(r->task, &stats);
+        if (stats.bytes_in > 0 && sdc_task_wants(r->task).timeout_ms == 0) {
+            return true;
+        }
+    }
+    return CHECK(!"in the middle of a body");
+}
+
+static void test_task_stopped_in_a_large_body_wants_nothing(void)
+{
+    rig r;
+    REQUIRE(task_begin_in_a_large_body(&r));
+    sdc_stop(r.task);
+    CHECK_ERR(sdc_step(r.task, 0), SDC_STOPPED);
+    sdc_wants wants = sdc_task_wants(r.task);
+    CHECK_INT(wants.fd, -1);
+    CHECK_INT(wants.timeout_ms, -1);
+    CHECK_U64(wants.deadline_ms, UINT64_MAX);
+    task_check_nothing_wanted(r.task);
+    rig_deinit(&r);
+}
+
+/* A loop that was away for longer than the answer may take finds it whole in the socket. */
+static void test_task_answer_that_is_here_counts_after_the_deadline(void)
+{
+    rig r;
+    REQUIRE(task_begin_in_a_large_body(&r));
+    world_advance(r.world, 20000);
+    sdc_err err = SDC_AGAIN;
+    for (int i = 0; i < 100 && err == SDC_AGAIN; i++) {
+        err = sdc_step(r.task, 0);
+    }
+    CHECK_ERR(err, SDC_OK);
+    CHECK_INT(rig_last(&r)->num_instances, 5000);
+    rig_deinit(&r);
+}
+
+/* ---- what hooks of one's own say ------------------------------------------------------------- */
+
+typedef enum task_hook_mode {
+    TASK_OPEN_SAYS_A_MESSAGE, TASK_OPEN_SAYS_NOTHING, TASK_WRITE_SAYS_A_MESSAGE,
+    TASK_WRITE_SAYS_NOTHING, TASK_READ_SAYS_NOTHING, TASK_WRITES_NOTHING, TASK_NUM_FAULTS,
+    TASK_WRITE_WANTS_READABLE = TASK_NUM_FAULTS, TASK_WRITE_WANTS_TIME
+} task_hook_mode;
+
+typedef struct task_hooks {
+    task_hook_mode mode;
+    uint64_t       now_ms;
+} task_hooks;
+
+static uint64_t task_hook_now_ms(void *user)
+{
+    return ((task_hooks *)user)->now_ms;
+}
+
+static sdc_err task_hook_open(void *user, const sdc_target *target, void **stream,
+                              sdc_ready *until, sdc_error *error)
+{
+    task_hooks *hooks = (task_hooks *)user;
+    (void)target;
+    (void)until;
+    if (hooks->mode == TASK_OPEN_SAYS_A_MESSAGE) {
+        snprintf(error->message, sizeof error->message, "certificate expired");
+    }
+    if (hooks->mode <= TASK_OPEN_SAYS_NOTHING) {
+        return SDC_ERR_TLS;
+    }
+    *stream = hooks;
+    return SDC_OK;
+}
+
+static sdc_err task_hook_read(void *user, void *stream, void *buf, size_t max, size_t *len,
+                              sdc_ready *until, sdc_error *error)
+{
+    task_hooks *hooks = (task_hooks *)user;
+    (void)stream;
+    (void)buf;
+    (void)max;
+    (void)len;
+    (void)error;
+    if (hooks->mode == TASK_READ_SAYS_NOTHING) {
+        return SDC_ERR_IO;
+    }
+    until->fd = 7;
+    until->readable = true;
+    return SDC_AGAIN;
+}
+
+static sdc_err task_hook_write(void *user, void *stream, const void *buf, size_t len,
+                               size_t *written, sdc_ready *until, sdc_error *error)
+{
+    task_hooks *hooks = (task_hooks *)user;
+    (void)stream;
+    (void)buf;
+    switch (hooks->mode) {
+    case TASK_WRITE_SAYS_A_MESSAGE:
+        snprintf(error->message, sizeof error->message, "broken");
+        return SDC_ERR_IO;
+    case TASK_WRITE_SAYS_NOTHING:
+        return SDC_ERR_IO;
+    case TASK_WRITE_WANTS_READABLE:
+        until->fd = 7;
+        until->readable = true;
+        return SDC_AGAIN;
+    case TASK_WRITE_WANTS_TIME:
+        until->at_ms = hooks->now_ms + 50;
+        return SDC_AGAIN;
+    case TASK_WRITES_NOTHING:
+        *written = 0;
+        return SDC_OK;
+    default:
+        *written = len;
+        return SDC_OK;
+    }
+}
+
+static void task_hook_close(void *user, void *stream)
+{
+    (void)user;
+    (void)stream;
+}
+
+static sdc_client *task_hooks_client(task_hooks *hooks, sdc_io *io)
+{
+    sdc_client *client = NULL;
+    sdc_client_desc desc;
+    memset(&desc, 0, sizeof desc);
+    memset(io, 0, sizeof *io);
+    hooks->now_ms = WORLD_START_MS;
+    io->user = hooks;
+    io->now_ms = task_hook_now_ms;
+    io->stream_open = task_hook_open;
+    io->stream_read = task_hook_read;
+    io->stream_write = task_hook_write;
+    io->stream_close = task_hook_close;
+    desc.address = "10.0.0.1:8500";
+    desc.io = io;
+    desc.ignore_environment = true;
+    CHECK_ERR(sdc_client_create(&desc, &client, NULL), SDC_OK);
+    return client;
+}
+
+static sdc_instancer *task_hooks_watch(sdc_client *client)
+{
+    sdc_instancer *instancer = NULL;
+    sdc_instancer_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.query.service = "web";
+    CHECK_ERR(sdc_instancer_create(client, &desc, &instancer, NULL), SDC_OK);
+    return instancer;
+}
+
+/* Fills the stack with something else than zero, so that what nobody wrote is seen. */
+static unsigned task_dirty_stack(void)
+{
+    volatile unsigned char dirt[8192];
+    unsigned sum = 0;
+    for (size_t i = 0; i < sizeof dirt; i++) {
+        dirt[i] = 0xA5;
+    }
+    for (size_t i = 0; i < sizeof dirt; i += 512) {
+        sum += dirt[i];
+    }
+    return sum;
+}
+
+static void task_check_settled(const sdc_error *error, sdc_err err, const char *part)
+{
+    CHECK_ERR(error->code, err);
+    CHECK_INT(error->http_status, 0);
+    CHECK_INT(error->os_errno, 0);
+    bool has_end = memchr(error->message, 0, sizeof error->message) != NULL;
+    if (CHECK(has_end)) {
+        CHECK(error->message[0] != '\0');
+        CHECK_HAS(error->message, part);
+        for (const char *at = error->message; *at != '\0'; at++) {
+            CHECK(*at >= ' ' && *at <= '~');
+        }
+    }
+}
+
+/* A hook that fails needs to say nothing but its result. */
+static void test_task_error_of_a_hook_is_settled(void)
+{
+    static const char *const parts[TASK_NUM_FAULTS] = {
+        "certificate expired", "", "broken", "", "", ""
+    };
+    for (int mode = 0; mode < TASK_NUM_FAULTS; mode++) {
+        task_hooks hooks = { (task_hook_mode)mode, 0 };
+        sdc_io io;
+        sdc_error error;
+        test_note("mode %d", mode);
+        sdc_client *client = task_hooks_client(&hooks, &io);
+        sdc_instancer *instancer = task_hooks_watch(client);
+        REQUIRE(instancer != NULL);
+        sdc_err expected = mode <= TASK_OPEN_SAYS_NOTHING ? SDC_ERR_TLS : SDC_ERR_IO;
+        CHECK(task_dirty_stack() > 0);
+        CHECK_ERR(sdc_step(sdc_instancer_task(instancer), 0), expected);
+        sdc_task_error(sdc_instancer_task(instancer), &error);
+        task_check_settled(&error, expected, parts[mode]);
+        memset(&error, 0x55, sizeof error);
+        CHECK(task_dirty_stack() > 0);
+        CHECK_ERR(sdc_client_deregister(client, "x", &error), expected);
+        task_check_settled(&error, expected, parts[mode]);
+        sdc_instancer_destroy(instancer);
+        sdc_client_destroy(client);
+    }
+}
+
+/* A transport that must read before it can write: a loop that watched for writable would spin. */
+static void test_task_wants_what_a_write_waits_for(void)
+{
+    task_hooks hooks = { TASK_WRITE_WANTS_READABLE, 0 };
+    sdc_io io;
+    sdc_client *client = task_hooks_client(&hooks, &io);
+    sdc_instancer *instancer = task_hooks_watch(client);
+    REQUIRE(instancer != NULL);
+    CHECK_ERR(sdc_step(sdc_instancer_task(instancer), 0), SDC_AGAIN);
+    sdc_wants wants = sdc_task_wants(sdc_instancer_task(instancer));
+    CHECK_INT(wants.fd, 7);
+    CHECK(wants.readable);
+    CHECK(!wants.writable);
+    sdc_instancer_destroy(instancer);
+    /* one that waits for a moment keeps it, beside the descriptor of the read */
+    hooks.mode = TASK_WRITE_WANTS_TIME;
+    instancer = task_hooks_watch(client);
+    REQUIRE(instancer != NULL);
+    CHECK_ERR(sdc_step(sdc_instancer_task(instancer), 0), SDC_AGAIN);
+    wants = sdc_task_wants(sdc_instancer_task(instancer));
+    CHECK_INT(wants.fd, 7);
+    CHECK(wants.readable);
+    CHECK(!wants.writable);
+    CHECK_INT(wants.timeout_ms, 50);
+    sdc_instancer_destroy(instancer);
+    sdc_client_destroy(client);
+}
+
 static const test_case cases_task[] = {
     TEST(test_task_step_0_never_blocks),
     TEST(test_task_step_n_is_a_bound),
@@ -1281,5 +1535,9 @@ static const test_case cases_task[] = {
     TEST(test_task_callback_may_step_and_destroy_another_task),
     TEST(test_task_callback_may_subscribe_and_unsubscribe),
     TEST(test_task_callback_may_use_everything_else),
-    TEST(test_task_wants_hook_may_stop_and_destroy)
+    TEST(test_task_wants_hook_may_stop_and_destroy),
+    TEST(test_task_stopped_in_a_large_body_wants_nothing),
+    TEST(test_task_answer_that_is_here_counts_after_the_deadline),
+    TEST(test_task_error_of_a_hook_is_settled),
+    TEST(test_task_wants_what_a_write_waits_for),
 };
