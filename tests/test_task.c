@@ -1496,6 +1496,27 @@ static void test_task_wants_what_a_write_waits_for(void)
     sdc_client_destroy(client);
 }
 
+/* A round that itself takes long, in a lookup that blocks, is part of the time that was given. */
+static void test_task_bound_includes_what_a_round_took(void)
+{
+    rig r;
+    sdc_client_desc client;
+    memset(&client, 0, sizeof client);
+    client.address = "consul.example:8500";
+    client.connect_timeout_ms = 60000;
+    REQUIRE(rig_init_client(&r, NULL, &client));
+    world_resolver_is(r.world, WORLD_RESOLVER_BLOCKS);
+    world_resolve_to(r.world, "consul.example", "10.0.0.1", 5000);
+    world_listen_mode(r.world, "10.0.0.1", 8500, WORLD_BLACKHOLE);
+    REQUIRE(rig_watch(&r, NULL));
+    CHECK_ERR(sdc_step(r.task, 6000), SDC_AGAIN);
+    CHECK_U64(world_now(r.world), WORLD_START_MS + 6000);
+    uint64_t begun_ms = world_now(r.world);
+    CHECK_ERR(sdc_client_deregister(r.client, "x", NULL), SDC_ERR_TIMEOUT);
+    CHECK_U64(world_now(r.world) - begun_ms, 15000);
+    rig_deinit(&r);
+}
+
 static const test_case cases_task[] = {
     TEST(test_task_step_0_never_blocks),
     TEST(test_task_step_n_is_a_bound),
@@ -1541,4 +1562,5 @@ static const test_case cases_task[] = {
     TEST(test_task_answer_that_is_here_counts_after_the_deadline),
     TEST(test_task_error_of_a_hook_is_settled),
     TEST(test_task_wants_what_a_write_waits_for),
+    TEST(test_task_bound_includes_what_a_round_took),
 };
