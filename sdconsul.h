@@ -9538,7 +9538,8 @@ static void sdci_registrar_registered(sdc_registrar *r)
     r->registered_at_ms = now_ms;
     sdci_atomic_set(&r->is_registered, 1);
     for (size_t i = 0; i < r->num_beats; i++) {
-        r->beats[i].timer.due_ms = now_ms;
+        /* one that the agent keeps forgetting comes behind the others */
+        r->beats[i].timer.due_ms = now_ms + (r->beats[i].timer.num_failures > 1 ? 1 : 0);
     }
     r->to_maintain.due_ms = r->wants_maintenance ? now_ms : r->to_maintain.due_ms;
     r->to_verify.due_ms = r->num_beats > 0 ? SDCI_FOREVER : sdci_after(now_ms, r->verify_ms);
@@ -9628,6 +9629,9 @@ static void sdci_registrar_forgotten(sdc_registrar *r, sdc_err err)
     uint64_t pause_ms = timer->num_failures == 0
                             ? 0 : sdci_registrar_pause_ms(r, err, timer->num_failures,
                                                           r->num_beats > 0);
+    if (r->job == SDCI_JOB_BEAT) {
+        r->beats[r->which].timer.num_failures++;
+    }
     sdci_atomic_set(&r->is_registered, 0);
     timer->num_failures++;
     timer->due_ms = r->task.now_ms + pause_ms;
