@@ -1822,16 +1822,32 @@ static sdci_str sdci_buf_from(const sdci_buf *buf, size_t start)
     return sdci_slice(buf->ptr + start, buf->len - start);
 }
 
-/* A copy of the text in memory of its own, NUL included. NULL when there is none. */
-static char *sdci_copy(const sdc_allocator *a, const char *text)
+/* A copy in memory of its own, with a NUL behind it. NULL when there is none. */
+static char *sdci_copy_slice(const sdc_allocator *a, sdci_str text)
 {
-    size_t size = strlen(text) + 1;
-    char *copy = (char *)sdci_resize(a, NULL, 0, size);
+    char *copy = (char *)sdci_resize(a, NULL, 0, text.len + 1);
 
     if (copy != NULL) {
-        memcpy(copy, text, size);
+        memcpy(copy, text.len > 0 ? text.ptr : "", text.len);
+        copy[text.len] = '\0';
     }
     return copy;
+}
+
+static char *sdci_copy(const sdc_allocator *a, const char *text)
+{
+    return sdci_copy_slice(a, sdci_str_of(text));
+}
+
+/* Ends a buffer and answers its bytes as a text of their own. NULL: it had failed, or there is no
+   memory. */
+static char *sdci_buf_to_text(sdci_buf *buf)
+{
+    char *text = buf->err == SDC_OK
+                     ? sdci_copy_slice(buf->allocator, sdci_slice(buf->ptr, buf->len)) : NULL;
+
+    sdci_buf_deinit(buf);
+    return text;
 }
 
 static void sdci_free_text(const sdc_allocator *a, char *text)
@@ -2471,9 +2487,8 @@ sdc_err sdc_json_create(const sdc_allocator *allocator, sdc_json_fn fn, void *us
     if (json == NULL) {
         return SDC_ERR_NOMEM;
     }
-    sdci_json_init(json, NULL, fn, user);
+    sdci_json_init(json, &json->own, fn, user);
     json->own = own;
-    json->text.allocator = &json->own;
     *out = json;
     return SDC_OK;
 }
@@ -3266,8 +3281,9 @@ static void sdci_entries_leave(sdc_entries *e, const char *at)
 typedef struct sdci_gap {
     sdci_where before, after;
     sdci_where done;                /* behind the scalar that follows */
+    const sdci_member *member;      /* what that scalar is */
     uint8_t len;                    /* 0: the slot is free */
-    uint8_t type, target;           /* of that scalar: what becomes of it */
+    uint8_t is_skipped;             /* nobody wants that scalar, as `member` says */
     uint8_t has_effects;            /* actions or a key */
     uint8_t num_actions;
     uint8_t actions[SDCI_GAP_ACTIONS];      /* a place to enter, or SDCI_LEAVE */
@@ -3487,10 +3503,9 @@ static bool sdci_entries_wants_text(const sdci_member *member)
 }
 
 /* `number`: its value, or more than 65535 for one that is too large, negative or not an integer. */
-static void sdci_entries_take_number(sdc_entries *e, uint32_t number, const char *p)
+static void sdci_entries_take_number(sdc_entries *e, const sdci_member *member, uint32_t number,
+                                     const char *p)
 {
-    const sdci_member *member = sdci_entries_member(e);
-
     if (member->type == SDCI_UINT16 && number <= UINT16_MAX) {
         e->numbers[member->target] = (uint16_t)number;
     } else if (member->type != SDCI_SKIP) {
@@ -3808,7 +3823,7 @@ static const char *sdci_entries_number(sdc_entries *e, const char *p, const char
         sdci_entries_fail(e, p, SDC_ERR_JSON, "a malformed number");
         return p;
     }
-    sdci_entries_take_number(e, e->number, p);
+    sdci_entries_take_number(e, sdci_entries_member(e), e->number, p);
     sdci_entries_scalar_done(e, p);
     return p;
 }
@@ -3886,15 +3901,14 @@ static void sdci_gap_learn(sdc_entries *e, const char *p, bool is_string)
     bool is_new = gap->len != len || !sdci_same_where(&gap->before, &gaps->walk.before) ||
                   memcmp(gap->bytes, gaps->from, len) != 0;
     if (is_new) {
-        const sdci_member *member = sdci_entries_member(e);
         *gap = gaps->walk;
         gap->after = e->at;
         gap->done = e->at;
         gap->done.member = 0;
         gap->done.expect = SDCI_EXPECT_NEXT;
         gap->has_effects = gap->num_actions > 0 || gap->key_at != 0;
-        gap->type = (uint8_t)member->type;
-        gap->target = (uint8_t)member->target;
+        gap->member = sdci_entries_member(e);
+        gap->is_skipped = gap->member->type == SDCI_SKIP;
         gap->len = (uint8_t)len;
         gap->is_string = is_string;
         memset(gap->next, 0, sizeof gap->next);
@@ -3950,13 +3964,6 @@ static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
     }
 }
 
-/* The value behind a gap is of a type that its place does not have. */
-static void sdci_quick_wrong(sdc_entries *e, const sdci_gap *gap, const char *p)
-{
-    e->at = gap->after;
-    sdci_entries_wrong(e, p);
-}
-
 /* Keeps a text of at most 16 bytes, where 16 can be read and written. */
 static sdci_span sdci_quick_keep(sdc_entries *e, const char *text, size_t len)
 {
@@ -3971,24 +3978,18 @@ static sdci_span sdci_quick_keep(sdc_entries *e, const char *text, size_t len)
     return span;
 }
 
-/* Gives a plain string value to whom its gap says. */
+/* A plain string value that its place does not skip. */
 static void sdci_quick_take(sdc_entries *e, const sdci_gap *gap, const char *p, size_t len)
 {
     bool is_short = len <= 16 && e->text.cap - e->text.len >= 17;
-    sdci_span text = is_short ? sdci_quick_keep(e, p, len) : sdci_entry_keep(e, p, len);
-    sdci_pair pair;
 
-    if (gap->type == SDCI_STRING) {
-        e->fields[gap->target] = text;
-    } else if (gap->type == SDCI_TAG) {
-        sdci_entry_push(e, &e->tags, &text, sizeof text);
-    } else if (gap->type == SDCI_META) {
-        pair.key = e->key;
-        pair.value = text;
-        sdci_entry_push(e, &e->meta, &pair, sizeof pair);
-    } else {
-        sdci_quick_wrong(e, gap, p);
+    if (!sdci_entries_wants_text(gap->member)) {
+        e->at = gap->after;
+        sdci_entries_wrong(e, p);
+        return;
     }
+    sdci_span text = is_short ? sdci_quick_keep(e, p, len) : sdci_entry_keep(e, p, len);
+    sdci_entries_take_string(e, gap->member, text);
 }
 
 /* A whole string value behind a known gap, with 16 bytes in sight. NULL: it needs the general
@@ -4003,7 +4004,7 @@ static const char *sdci_quick_string(sdc_entries *e, const sdci_gap *gap, const 
     if (close + 16 > end || *close != '"') {
         return NULL;
     }
-    if (gap->type != SDCI_SKIP) {
+    if (!gap->is_skipped) {
         sdci_quick_take(e, gap, p, (size_t)(close - p));
     }
     return close + 1;
@@ -4015,7 +4016,7 @@ static const char *sdci_quick_literal(const sdci_gap *gap, const char *p)
     bool is_known = memcmp(p, "true", 4) == 0 || memcmp(p, "null", 4) == 0 ||
                     memcmp(p, "false", 5) == 0;
 
-    return is_known && gap->type == SDCI_SKIP ? p + (*p == 'f' ? 5 : 4) : NULL;
+    return is_known && gap->is_skipped ? p + (*p == 'f' ? 5 : 4) : NULL;
 }
 
 /* A whole and plain integer of less than 16 digits behind a known gap, or a literal, with 16 bytes
@@ -4032,17 +4033,14 @@ static const char *sdci_quick_number(sdc_entries *e, const sdci_gap *gap, const 
         (*p == '0' && len > 1)) {
         return NULL;
     }
-    if (gap->type == SDCI_SKIP) {
+    if (gap->is_skipped) {
         return p + len;
     }
     for (size_t i = 0; i < len && i < 6; i++) {
         number = number * 10 + (uint32_t)(p[i] - '0');
     }
-    if (gap->type == SDCI_UINT16 && number <= UINT16_MAX) {
-        e->numbers[gap->target] = (uint16_t)number;
-    } else {
-        sdci_quick_wrong(e, gap, p);
-    }
+    e->at = gap->after;
+    sdci_entries_take_number(e, gap->member, number, p);
     return p + len;
 }
 
@@ -4388,14 +4386,10 @@ sdc_err sdc_entries_create(const sdc_allocator *allocator, sdc_instance_fn fn, v
     if (e == NULL) {
         return SDC_ERR_NOMEM;
     }
-    sdci_entries_init(e, NULL, fn, NULL, user);
+    sdci_entries_init(e, &e->own, fn, NULL, user);
     e->own = own;
     e->own_gaps = (sdci_gaps *)sdci_new(&own, sizeof *e->own_gaps);     /* works without, too */
     e->gaps = e->own_gaps;
-    sdci_buf *bufs[] = { &e->text, &e->tags, &e->meta, &e->tagged, &e->ports, &e->arrays };
-    for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) {
-        bufs[i]->allocator = &e->own;
-    }
     *out = e;
     return SDC_OK;
 }
@@ -5246,9 +5240,8 @@ sdc_err sdc_http_create(const sdc_allocator *allocator, const sdc_http_handler *
     if (http == NULL) {
         return SDC_ERR_NOMEM;
     }
-    sdci_http_init(http, NULL, handler, SDCI_HTTP_HEAD_MAX, UINT64_MAX);
+    sdci_http_init(http, &http->own, handler, SDCI_HTTP_HEAD_MAX, UINT64_MAX);
     http->own = own;
-    http->line.allocator = &http->own;
     *out = http;
     return SDC_OK;
 }
@@ -6539,7 +6532,6 @@ static bool sdci_is_numeric_host(const sdci_agent_url *address, const char *host
 static char *sdci_agent_name(const sdc_allocator *allocator, const sdci_agent *agent)
 {
     sdci_buf name;
-    char *copy = NULL;
 
     sdci_buf_init(&name, allocator, 4096);
     if (agent->path[0] != '\0') {
@@ -6547,23 +6539,7 @@ static char *sdci_agent_name(const sdc_allocator *allocator, const sdci_agent *a
     } else {
         sdci_put_addr(&name, agent->host, agent->port);
     }
-    sdci_put_char(&name, '\0');
-    if (name.err == SDC_OK) {
-        copy = sdci_copy(allocator, name.ptr);
-    }
-    sdci_buf_deinit(&name);
-    return copy;
-}
-
-static char *sdci_copy_slice(const sdc_allocator *allocator, sdci_str text)
-{
-    char *copy = (char *)sdci_resize(allocator, NULL, 0, text.len + 1);
-
-    if (copy != NULL) {
-        memcpy(copy, text.len > 0 ? text.ptr : "", text.len);
-        copy[text.len] = '\0';
-    }
-    return copy;
+    return sdci_buf_to_text(&name);
 }
 
 static sdc_err sdci_agent_init(sdci_agent *agent, const sdc_allocator *allocator,
@@ -7148,6 +7124,12 @@ static sdc_wants sdci_call_wants(const sdci_call *call, uint64_t limit_ms, uint6
     return wants;
 }
 
+static void sdci_client_init_call(sdc_client *client, sdci_call *call)
+{
+    sdci_call_init(call, &client->io, &client->allocator, &client->agent,
+                   client->connect_timeout_ms);
+}
+
 /* A share of work with a kit, or with what little there is on the stack. */
 static sdci_share sdci_share_of(sdci_kit *kit, char few[SDCI_FEW_BYTES])
 {
@@ -7494,8 +7476,7 @@ static void sdci_task_init(sdc_task *task, sdc_client *client, const sdci_task_o
     task->told.fd = -1;
     task->random.state = client->io.random(client->io.user);
     task->now_ms = sdc_client_now_ms(client);
-    sdci_call_init(&task->call, &client->io, &client->allocator, &client->agent,
-                   client->connect_timeout_ms);
+    sdci_client_init_call(client, &task->call);
     task->call.link.task = task;
     task->call.link.before_close = sdci_task_before_close;
     task->call.link.user = task;
@@ -8745,15 +8726,10 @@ static char *sdci_check_id(const sdc_allocator *allocator, const sdc_registratio
                            const char *id)
 {
     sdci_buf text;
-    char *copy = NULL;
 
     sdci_buf_init(&text, allocator, SDCI_BODY_MAX);
     sdci_put_check_id(&text, r, i, id);
-    if (text.err == SDC_OK) {
-        copy = sdci_copy_slice(allocator, sdci_slice(text.ptr, text.len));
-    }
-    sdci_buf_deinit(&text);
-    return copy;
+    return sdci_buf_to_text(&text);
 }
 
 /* {"Name":["value", ...]}: the values of one name stand together. */
@@ -9078,32 +9054,29 @@ static void sdci_service_deinit(sdci_service *service)
 }
 
 /* "[a b]" */
-static void sdci_put_tag_list(sdci_buf *buf, const char *const *tags, size_t num)
+static char *sdci_tag_list(const sdc_allocator *allocator, const char *const *tags, size_t num)
 {
-    sdci_put_char(buf, '[');
+    sdci_buf list;
+
+    sdci_buf_init(&list, allocator, SDCI_BODY_MAX);
+    sdci_put_char(&list, '[');
     for (size_t i = 0; i < num; i++) {
-        sdci_put_text(buf, i > 0 ? " " : "");
-        sdci_put_text(buf, tags[i] != NULL ? tags[i] : "");
+        sdci_put_text(&list, i > 0 ? " " : "");
+        sdci_put_text(&list, tags[i] != NULL ? tags[i] : "");
     }
-    sdci_put_char(buf, ']');
+    sdci_put_char(&list, ']');
+    return sdci_buf_to_text(&list);
 }
 
 static sdc_err sdci_service_write(sdci_service *service, const sdc_registration *r, bool is_beaten)
 {
     const sdc_allocator *a = service->allocator;
-    sdci_buf scratch;
+    sdci_buf id;
 
-    sdci_buf_init(&scratch, a, SDCI_BODY_MAX);
-    sdci_put_service_id(&scratch, r);
-    if (scratch.err == SDC_OK) {
-        service->id = sdci_copy_slice(a, sdci_slice(scratch.ptr, scratch.len));
-    }
-    sdci_buf_clear(&scratch);
-    sdci_put_tag_list(&scratch, r->tags, r->num_tags);
-    if (scratch.err == SDC_OK) {
-        service->tags = sdci_copy_slice(a, sdci_slice(scratch.ptr, scratch.len));
-    }
-    sdci_buf_deinit(&scratch);
+    sdci_buf_init(&id, a, SDCI_BODY_MAX);
+    sdci_put_service_id(&id, r);
+    service->id = sdci_buf_to_text(&id);
+    service->tags = sdci_tag_list(a, r->tags, r->num_tags);
     service->name = sdci_copy(a, r->name);
     service->address = sdci_copy(a, r->address != NULL ? r->address : "");
     if (service->id == NULL || service->tags == NULL || service->name == NULL ||
@@ -9180,8 +9153,7 @@ sdc_err sdc_client_register(sdc_client *client, const sdc_registration *registra
     if (err != SDC_OK) {
         return err;
     }
-    sdci_call_init(&call, &client->io, &client->allocator, &client->agent,
-                   client->connect_timeout_ms);
+    sdci_client_init_call(client, &call);
     sdci_request request = sdci_request_register(client, &call.request,
                                                  sdci_buf_from(&service.body, 0));
     sdci_answer_init(&answer, &request, "PUT");
@@ -9197,8 +9169,7 @@ static sdc_err sdci_client_deregister(sdc_client *client, const char *id, uint32
     sdci_call call;
     sdci_answer answer;
 
-    sdci_call_init(&call, &client->io, &client->allocator, &client->agent,
-                   client->connect_timeout_ms);
+    sdci_client_init_call(client, &call);
     sdci_request request = sdci_request_on_id(client, &call.request, "PUT",
                                               "/v1/agent/service/deregister/", id);
     sdci_answer_init(&answer, &request, "PUT");
@@ -10177,20 +10148,13 @@ static void sdci_query_put_header(sdci_query *query, const sdc_query *q)
 
 static sdc_err sdci_query_write(sdci_query *query, sdc_client *client, const sdc_query *q)
 {
-    sdci_buf list;
-
     sdci_query_put_target(query, client, q);
     sdci_query_put_header(query, q);
     for (size_t i = 0; i < q->num_tags; i++) {
         sdci_put(&query->tags, q->tags[i], strlen(q->tags[i]) + 1);
     }
     query->num_tags = q->num_tags;
-    sdci_buf_init(&list, query->allocator, SDCI_BODY_MAX);
-    sdci_put_tag_list(&list, q->tags, q->num_tags);
-    if (list.err == SDC_OK) {
-        query->tag_list = sdci_copy_slice(query->allocator, sdci_buf_from(&list, 0));
-    }
-    sdci_buf_deinit(&list);
+    query->tag_list = sdci_tag_list(query->allocator, q->tags, q->num_tags);
     query->name = sdci_copy(query->allocator, q->service);
     if (query->tag_list == NULL || query->name == NULL || query->tags.err != SDC_OK) {
         return SDC_ERR_NOMEM;
@@ -10382,8 +10346,7 @@ sdc_err sdc_client_service(sdc_client *client, const sdc_query *query, const sdc
         return err;
     }
     sdci_reading_init(&reading, client, &q);
-    sdci_call_init(&call, &client->io, &client->allocator, &client->agent,
-                   client->connect_timeout_ms);
+    sdci_client_init_call(client, &call);
     sdci_request request = sdci_query_request(&q, client, &call.request, query->index, q.wait_ms);
     sdci_answer_init(&answer, &request, "GET");
     answer.body = sdci_reading_on_body;
