@@ -1332,6 +1332,7 @@ static void sdci_socket_tune(int fd)
    ------------------------------------------------------------------------- */
 
 #define SDCI_FOREVER UINT64_MAX
+#define SDCI_LARGE_BYTES ((size_t)64 << 10)
 
 typedef struct sdci_str {
     const char *ptr;
@@ -1691,11 +1692,16 @@ static void *sdci_new(const sdc_allocator *a, size_t size)
     return ptr;
 }
 
+/* A large block is made small before it is freed: glibc's malloc gives each large block pages of its
+   own, which go back to the system with it, but stops doing so for blocks up to the largest one that
+   it has ever seen freed. */
 static void sdci_free(const sdc_allocator *a, void *ptr, size_t size)
 {
-    if (ptr != NULL) {
-        (void)sdci_resize(a, ptr, size, 0);
+    if (ptr == NULL) {
+        return;
     }
+    void *small = size >= SDCI_LARGE_BYTES ? sdci_resize(a, ptr, size, 1) : NULL;
+    (void)sdci_resize(a, small != NULL ? small : ptr, small != NULL ? 1 : size, 0);
 }
 
 /* Secrets do not outlive their use: the writes are volatile so that none is optimised away. */
@@ -7601,17 +7607,32 @@ sdc_err sdc_step(sdc_task *task, int timeout_ms)
 
 /* ---- cache ------------------------------------------------- [sdc:cache] --
    Events and who hears of them. An event is one block of memory: its head, the
-   instances, and behind them everything that they point to; nothing in it ever
-   changes, so threads share it by a count alone. While a list is gathered its
-   pointers are offsets; they become pointers when the block is known.
+   texts and arrays that its instances point to, the instances, and where each
+   one stood in the body that it is made of. Nothing in it that a program can
+   see ever changes, so threads share it by a count alone.
+
+   A list is compared with the newest event while it is gathered, each instance
+   with the one that stood at the same place of the last body. As long as they
+   are equal nothing is kept. Then only instances that differ are: the block of
+   the next event is those, and a copy of what is taken over from the old one,
+   moved as a whole. Texts that nobody points to any more come along until they
+   are a sixteenth; then the block is written anew.
    ------------------------------------------------------------------------- */
 
-#define SDCI_LIST_TEXT_MAX ((size_t)1 << 30)
+#define SDCI_LIST_MAX    ((size_t)1 << 30)
+#define SDCI_LIST_AHEAD  8u             /* how far a lost place is looked for in the old list */
+#define SDCI_LIST_RECENT 256u
+#define SDCI_IS_FRESH    0x80000000u
 
 typedef struct sdci_event {
     sdc_event pub;              /* first, so that the one is the other */
     sdc_allocator allocator;    /* outlives the client: whoever holds the event may be last */
     size_t size;                /* of the whole block */
+    size_t text_end;            /* where texts and arrays end, which begin behind this head */
+    size_t waste;               /* about how many bytes of these nobody points to */
+    uint32_t *order;            /* where the nth of the body stands; the cache's alone */
+    const sdc_event *base;      /* borrowed, to be compared: the event that this one was made from */
+    uintptr_t moved;            /* how far from there to here what was taken over has moved */
     uint32_t holds;             /* atomic */
     char message[sizeof(((sdc_error *)0)->message)];
 } sdci_event;
@@ -7628,12 +7649,17 @@ const sdc_event *sdc_event_retain(const sdc_event *event)
     return event;
 }
 
+static void sdci_event_free(sdci_event *event)
+{
+    sdc_allocator allocator = event->allocator;
+
+    sdci_free(&allocator, event, event->size);
+}
+
 void sdc_event_release(const sdc_event *event)
 {
     if (event != NULL && sdci_atomic_sub(&sdci_event_of(event)->holds, 1) == 0) {
-        sdci_event *block = sdci_event_of(event);
-        sdc_allocator allocator = block->allocator;
-        sdci_free(&allocator, block, block->size);
+        sdci_event_free(sdci_event_of(event));
     }
 }
 
@@ -7674,9 +7700,10 @@ static int sdci_compare_position(const sdc_instance *a, const sdc_instance *b)
     return sdci_compare_u64((uint64_t)(uintptr_t)a, (uint64_t)(uintptr_t)b);
 }
 
+/* Most texts of two instances are both empty, or differ in no byte. */
 static bool sdci_same_text(const char *a, const char *b)
 {
-    return strcmp(a, b) == 0;
+    return a[0] == b[0] && (a[0] == '\0' || strcmp(a, b) == 0);
 }
 
 static bool sdci_same_tags(const sdc_instance *a, const sdc_instance *b)
@@ -7721,18 +7748,20 @@ static bool sdci_same_addresses(const sdc_instance *a, const sdc_instance *b)
     return true;
 }
 
-/* All that a program can see of them is equal. */
+/* All that a program can see of them is equal. What tells instances apart comes first. */
 static bool sdci_same_instance(const sdc_instance *a, const sdc_instance *b)
 {
     return a->port == b->port && a->status == b->status && a->weight == b->weight &&
            a->num_tags == b->num_tags && a->num_meta == b->num_meta &&
            a->num_tagged_addresses == b->num_tagged_addresses && a->num_ports == b->num_ports &&
-           sdci_compare_place(a, b) == 0 && sdci_same_text(a->host, b->host) &&
-           sdci_same_text(a->socket_path, b->socket_path) &&
+           sdci_same_text(a->id, b->id) && sdci_same_text(a->addr, b->addr) &&
+           sdci_same_text(a->node, b->node) && sdci_same_text(a->host, b->host) &&
+           sdci_same_tags(a, b) && sdci_same_meta(a, b) && sdci_same_addresses(a, b) &&
            sdci_same_text(a->service, b->service) &&
-           sdci_same_text(a->datacenter, b->datacenter) && sdci_same_text(a->region, b->region) &&
-           sdci_same_text(a->zone, b->zone) && sdci_same_tags(a, b) && sdci_same_meta(a, b) &&
-           sdci_same_addresses(a, b);
+           sdci_same_text(a->datacenter, b->datacenter) && sdci_same_text(a->ns, b->ns) &&
+           sdci_same_text(a->partition, b->partition) && sdci_same_text(a->peer, b->peer) &&
+           sdci_same_text(a->region, b->region) && sdci_same_text(a->zone, b->zone) &&
+           sdci_same_text(a->socket_path, b->socket_path);
 }
 
 static bool sdci_same_instances(const sdc_event *a, const sdc_event *b)
@@ -7788,35 +7817,140 @@ static void sdci_sort(const sdc_instance **items, const sdc_instance **spare, si
 
 /* -- Gathering a list -- */
 
-/* Instances on their way into an event: their pointers are offsets into `text`, where offset 0 is
-   the empty string. */
+/* Memory of an event that is gone, for the next one. */
+typedef struct sdci_spare {
+    void *ptr;                  /* or NULL */
+    size_t size;
+} sdci_spare;
+
+/* Instances on their way into an event. Those that are not taken over from the old one are fresh:
+   in a block that is to be the event's their texts and arrays grow from behind the head, and the
+   instances themselves from the end downwards. Until that block is known to stay where it is, what
+   points into it is an offset. */
 typedef struct sdci_list {
     const sdc_allocator *allocator;
-    sdci_buf items;             /* of sdc_instance */
-    sdci_buf text;              /* strings and arrays */
+    sdci_event *old;            /* retained; NULL: all are fresh */
+    sdci_spare *spare;          /* where a block may come from; or NULL */
+    char *block;                /* NULL until there is something to keep */
+    size_t cap;
+    size_t text_end;
+    uint32_t *recent;           /* by a hash: offsets of texts that were kept a moment ago */
+    sdci_buf from;              /* uint32_t for each: where in the old event, or which fresh one;
+                                   not written while all is as in the last body */
+    size_t num, num_fresh;
+    size_t next;                /* in the last body: what the next instance is compared with */
+    size_t num_lost;            /* in a row: instances that were not found there */
+    bool is_changed;
+    sdc_err err;
 } sdci_list;
 
-static void sdci_list_init(sdci_list *list, const sdc_allocator *allocator)
+static void sdci_list_init(sdci_list *list, const sdc_allocator *allocator, const sdc_event *old,
+                           sdci_spare *spare)
 {
+    memset(list, 0, sizeof *list);
     list->allocator = allocator;
-    sdci_buf_init(&list->items, allocator, SIZE_MAX / 2);
-    sdci_buf_init(&list->text, allocator, SDCI_LIST_TEXT_MAX);
+    list->old = old != NULL ? sdci_event_of(sdc_event_retain(old)) : NULL;
+    list->spare = spare;
+    list->is_changed = old == NULL;
+    sdci_buf_init(&list->from, allocator, SDCI_LIST_MAX);
+}
+
+static void sdci_list_forget_old(sdci_list *list)
+{
+    if (list->old != NULL) {
+        sdc_event_release(&list->old->pub);
+        list->old = NULL;
+    }
 }
 
 static void sdci_list_deinit(sdci_list *list)
 {
-    sdci_buf_deinit(&list->items);
-    sdci_buf_deinit(&list->text);
-}
-
-static size_t sdci_list_num(const sdci_list *list)
-{
-    return list->items.len / sizeof(sdc_instance);
+    sdci_free(list->allocator, list->block, list->cap);
+    sdci_free(list->allocator, list->recent, SDCI_LIST_RECENT * sizeof *list->recent);
+    sdci_buf_deinit(&list->from);
+    sdci_list_forget_old(list);
+    list->block = NULL;
+    list->recent = NULL;
 }
 
 static sdc_err sdci_list_err(const sdci_list *list)
 {
-    return list->items.err != SDC_OK ? list->items.err : list->text.err;
+    return list->err != SDC_OK ? list->err : list->from.err;
+}
+
+static size_t sdci_list_num_old(const sdci_list *list)
+{
+    return list->old != NULL ? list->old->pub.num_instances : 0;
+}
+
+/* The body was the last one again, as far as the old event tells. */
+static bool sdci_list_is_same(const sdci_list *list)
+{
+    return !list->is_changed && list->num == sdci_list_num_old(list);
+}
+
+static sdc_instance *sdci_list_fresh(const sdci_list *list)
+{
+    return (sdc_instance *)(void *)(list->block + list->cap) - list->num_fresh;
+}
+
+/* Sets the length of the block; what stands at its end goes along. */
+static bool sdci_list_grow(sdci_list *list, size_t cap)
+{
+    size_t fresh = list->num_fresh * sizeof(sdc_instance);
+
+    SDC_ASSERT(cap >= list->cap);
+    char *block = (char *)sdci_resize(list->allocator, list->block, list->cap, cap);
+    if (block == NULL) {
+        list->err = SDC_ERR_NOMEM;
+        return false;
+    }
+    memmove(block + cap - fresh, block + list->cap - fresh, fresh);
+    list->block = block;
+    list->cap = cap;
+    return true;
+}
+
+/* A list with few changes needs little of its own, and one with many becomes about as long as the
+   old one: that is the next step then, and only small ones follow it. */
+static bool sdci_list_room(sdci_list *list, size_t extra)
+{
+    size_t need = list->text_end + list->num_fresh * sizeof(sdc_instance) + extra;
+    size_t guess = list->old != NULL ? list->old->size + list->old->size / 16 : 1024;
+    size_t cap = list->cap + list->cap / (list->cap < guess || list->old == NULL ? 2 : 16);
+
+    if (list->err != SDC_OK || need <= list->cap) {
+        return list->err == SDC_OK;
+    }
+    if (extra > SDCI_LIST_MAX || need > SDCI_LIST_MAX) {
+        list->err = SDC_ERR_LIMIT;
+        return false;
+    }
+    if (list->cap < guess && (guess < SDCI_LARGE_BYTES || cap > guess / 8)) {
+        cap = guess;
+    }
+    cap = (size_t)sdci_max(sdci_max(cap, need), 1024);
+    return sdci_list_grow(list, cap + (sizeof(void *) - cap % sizeof(void *)) % sizeof(void *));
+}
+
+/* Begins the block, where offset 0 of the texts is the empty one. */
+static bool sdci_list_begin(sdci_list *list)
+{
+    if (list->spare != NULL && list->spare->ptr != NULL) {
+        list->block = (char *)list->spare->ptr;
+        list->cap = list->spare->size;
+        list->spare->ptr = NULL;
+    }
+    list->recent = (uint32_t *)sdci_new(list->allocator,
+                                        SDCI_LIST_RECENT * sizeof *list->recent);
+    list->err = list->recent == NULL ? SDC_ERR_NOMEM : list->err;
+    list->text_end = sizeof(sdci_event);
+    if (!sdci_list_room(list, 1)) {
+        return false;
+    }
+    list->block[list->text_end] = '\0';
+    list->text_end++;
+    return true;
 }
 
 /* An offset where a pointer will be. */
@@ -7825,148 +7959,208 @@ static void *sdci_as_pointer(size_t offset)
     return (void *)(uintptr_t)offset;
 }
 
-static const char *sdci_list_keep(sdci_list *list, const char *text)
+static const char *sdci_list_put(sdci_list *list, const char *text, size_t len)
 {
-    if (list->text.len == 0) {
-        sdci_put_char(&list->text, '\0');
-    }
-    if (sdci_is_empty(text)) {
+    size_t at = list->text_end;
+
+    if (!sdci_list_room(list, len + 1)) {
         return NULL;
     }
-    size_t at = list->text.len;
-    sdci_put(&list->text, text, strlen(text) + 1);
+    memcpy(list->block + at, text, len);
+    list->block[at + len] = '\0';
+    list->text_end += len + 1;
     return (const char *)sdci_as_pointer(at);
 }
 
-/* A text that most instances of a service share is kept once for a run of equal ones. */
-static const char *sdci_list_keep_like(sdci_list *list, const char *text, const char *before)
+/* Instances of one service have most of their texts in common: what was kept a moment ago is not
+   kept again. */
+static const char *sdci_list_keep(sdci_list *list, const char *text)
 {
-    uintptr_t at = (uintptr_t)before;
+    uint32_t hash = 2166136261u;
+    size_t len = 0;
 
-    if (at != 0 && text != NULL && strcmp(list->text.ptr + at, text) == 0) {
-        return before;
+    if (sdci_is_empty(text)) {
+        return (const char *)sdci_as_pointer(sizeof(sdci_event));
     }
-    return sdci_list_keep(list, text);
+    for (; text[len] != '\0'; len++) {
+        hash = (hash ^ (unsigned char)text[len]) * 16777619u;
+    }
+    uint32_t *recent = &list->recent[(hash ^ hash >> 16) % SDCI_LIST_RECENT];
+    if (*recent == 0 || strcmp(list->block + *recent, text) != 0) {
+        *recent = (uint32_t)list->text_end;
+        return sdci_list_put(list, text, len);
+    }
+    return (const char *)sdci_as_pointer(*recent);
+}
+
+static size_t sdci_aligned(size_t at)
+{
+    return (at + sizeof(void *) - 1) / sizeof(void *) * sizeof(void *);
 }
 
 /* Room for an array, aligned for pointers. Answers its offset. */
-static size_t sdci_list_room(sdci_list *list, size_t size)
+static size_t sdci_list_array(sdci_list *list, size_t size)
 {
-    static const char padding[sizeof(void *)] = { 0 };
+    size_t at = size > 0 ? sdci_aligned(list->text_end) : list->text_end;
 
-    if (size > 0) {
-        size_t over = list->text.len % sizeof(void *);
-        sdci_put(&list->text, padding, over > 0 ? sizeof(void *) - over : 0);
-    }
-    size_t at = list->text.len;
-    if (sdci_buf_reserve(&list->text, size)) {
-        memset(list->text.ptr + at, 0, size);
-        list->text.len += size;
+    if (sdci_list_room(list, at - list->text_end + size)) {
+        memset(list->block + list->text_end, 0, at - list->text_end + size);
+        list->text_end = at + size;
     }
     return at;
 }
 
+static void sdci_list_set(sdci_list *list, size_t at, const void *item, size_t size)
+{
+    if (list->err == SDC_OK) {
+        memcpy(list->block + at, item, size);
+    }
+}
+
 static void sdci_list_add_tags(sdci_list *list, sdc_instance *out, const sdc_instance *in)
 {
-    size_t at = sdci_list_room(list, in->num_tags * sizeof(const char *));
+    size_t at = sdci_list_array(list, in->num_tags * sizeof(const char *));
 
     out->tags = (const char *const *)sdci_as_pointer(at);
-    for (size_t i = 0; i < in->num_tags; i++) {
+    for (size_t i = 0; i < in->num_tags && list->err == SDC_OK; i++) {
         const char *tag = sdci_list_keep(list, in->tags[i]);
-        if (list->text.err == SDC_OK) {
-            memcpy(list->text.ptr + at + i * sizeof tag, &tag, sizeof tag);
-        }
+        sdci_list_set(list, at + i * sizeof tag, &tag, sizeof tag);
     }
 }
 
 static void sdci_list_add_meta(sdci_list *list, sdc_instance *out, const sdc_instance *in)
 {
-    size_t at = sdci_list_room(list, in->num_meta * sizeof(sdc_kv));
+    size_t at = sdci_list_array(list, in->num_meta * sizeof(sdc_kv));
     sdc_kv pair;
 
     out->meta = (const sdc_kv *)sdci_as_pointer(at);
-    for (size_t i = 0; i < in->num_meta; i++) {
+    for (size_t i = 0; i < in->num_meta && list->err == SDC_OK; i++) {
         pair.key = sdci_list_keep(list, in->meta[i].key);
         pair.value = sdci_list_keep(list, in->meta[i].value);
-        if (list->text.err == SDC_OK) {
-            memcpy(list->text.ptr + at + i * sizeof pair, &pair, sizeof pair);
-        }
+        sdci_list_set(list, at + i * sizeof pair, &pair, sizeof pair);
     }
 }
 
 static void sdci_list_add_addresses(sdci_list *list, sdc_instance *out, const sdc_instance *in)
 {
-    size_t at = sdci_list_room(list, in->num_tagged_addresses * sizeof(sdc_address));
+    size_t at = sdci_list_array(list, in->num_tagged_addresses * sizeof(sdc_address));
     sdc_address address;
 
     out->tagged_addresses = (const sdc_address *)sdci_as_pointer(at);
-    for (size_t i = 0; i < in->num_tagged_addresses; i++) {
+    for (size_t i = 0; i < in->num_tagged_addresses && list->err == SDC_OK; i++) {
         address = in->tagged_addresses[i];
         address.key = sdci_list_keep(list, in->tagged_addresses[i].key);
         address.address = sdci_list_keep(list, in->tagged_addresses[i].address);
-        if (list->text.err == SDC_OK) {
-            memcpy(list->text.ptr + at + i * sizeof address, &address, sizeof address);
-        }
+        sdci_list_set(list, at + i * sizeof address, &address, sizeof address);
     }
 }
 
 static void sdci_list_add_ports(sdci_list *list, sdc_instance *out, const sdc_instance *in)
 {
-    size_t at = sdci_list_room(list, in->num_ports * sizeof(sdc_port));
+    size_t at = sdci_list_array(list, in->num_ports * sizeof(sdc_port));
     sdc_port port;
 
     out->ports = (const sdc_port *)sdci_as_pointer(at);
-    for (size_t i = 0; i < in->num_ports; i++) {
+    for (size_t i = 0; i < in->num_ports && list->err == SDC_OK; i++) {
         port = in->ports[i];
         port.name = sdci_list_keep(list, in->ports[i].name);
-        if (list->text.err == SDC_OK) {
-            memcpy(list->text.ptr + at + i * sizeof port, &port, sizeof port);
-        }
+        sdci_list_set(list, at + i * sizeof port, &port, sizeof port);
     }
 }
 
 /* A program that fills a cache may give addr alone, or host and port alone. */
-static void sdci_list_add_addr(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+static const char *sdci_list_addr(sdci_list *list, const sdc_instance *in)
 {
-    out->host = sdci_list_keep(list, in->host);
-    out->socket_path = sdci_list_keep(list, in->socket_path);
+    sdci_buf addr;
+
     if (!sdci_is_empty(in->addr)) {
-        out->addr = sdci_list_keep(list, in->addr);
-        return;
+        return sdci_list_put(list, in->addr, strlen(in->addr));
     }
-    size_t at = list->text.len;
-    out->addr = (const char *)sdci_as_pointer(at);
-    sdci_put_addr(&list->text, in->host, in->port);
-    sdci_put_char(&list->text, '\0');
+    sdci_buf_init(&addr, list->allocator, SDCI_LIST_MAX);
+    sdci_put_addr(&addr, in->host, in->port);
+    list->err = list->err == SDC_OK ? addr.err : list->err;
+    const char *at = list->err == SDC_OK ? sdci_list_put(list, addr.ptr, addr.len) : NULL;
+    sdci_buf_deinit(&addr);
+    return at;
 }
 
-static void sdci_list_add(sdci_list *list, const sdc_instance *in)
+/* An instance with all that it points to. addr and id are hardly ever those of another one. */
+static void sdci_list_add_fresh(sdci_list *list, const sdc_instance *in)
 {
     sdc_instance out = *in;
-    sdc_instance before;
 
-    memset(&before, 0, sizeof before);
-    if (list->items.len > 0) {
-        memcpy(&before, list->items.ptr + list->items.len - sizeof before, sizeof before);
-    }
-    sdci_list_add_addr(list, &out, in);
-    out.id = sdci_list_keep(list, in->id);
-    out.node = sdci_list_keep(list, in->node);
-    if (list->text.err != SDC_OK) {
+    if (list->err != SDC_OK || (list->recent == NULL && !sdci_list_begin(list))) {
         return;
     }
-    out.service = sdci_list_keep_like(list, in->service, before.service);
-    out.datacenter = sdci_list_keep_like(list, in->datacenter, before.datacenter);
-    out.ns = sdci_list_keep_like(list, in->ns, before.ns);
-    out.partition = sdci_list_keep_like(list, in->partition, before.partition);
-    out.peer = sdci_list_keep_like(list, in->peer, before.peer);
-    out.region = sdci_list_keep_like(list, in->region, before.region);
-    out.zone = sdci_list_keep_like(list, in->zone, before.zone);
+    out.addr = sdci_list_addr(list, in);
+    out.id = sdci_is_empty(in->id) ? sdci_list_keep(list, in->id)
+                                   : sdci_list_put(list, in->id, strlen(in->id));
+    const char **const texts[] = { &out.host, &out.socket_path, &out.service, &out.node,
+                                   &out.datacenter, &out.ns, &out.partition, &out.peer,
+                                   &out.region, &out.zone };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0] && list->err == SDC_OK; i++) {
+        *texts[i] = sdci_list_keep(list, *texts[i]);
+    }
     sdci_list_add_tags(list, &out, in);
     sdci_list_add_meta(list, &out, in);
     sdci_list_add_addresses(list, &out, in);
     sdci_list_add_ports(list, &out, in);
-    sdci_put(&list->items, &out, sizeof out);
+    if (sdci_list_room(list, sizeof out)) {
+        list->num_fresh++;
+        memcpy(sdci_list_fresh(list), &out, sizeof out);
+    }
+}
+
+/* Where in the old event an instance stands that is equal: it was at the next place of the last
+   body, or a little behind it. */
+static bool sdci_list_find(sdci_list *list, const sdc_instance *in, uint32_t *at)
+{
+    const sdci_event *old = list->old;
+    size_t num = old->pub.num_instances;
+    size_t end = (size_t)sdci_min(num, list->next + SDCI_LIST_AHEAD + list->num_lost);
+
+    for (size_t k = list->next; k < end; k++) {
+        *at = old->order[k];
+        if (sdci_same_instance(&old->pub.instances[*at], in)) {
+            list->next = k + 1;
+            list->num_lost = 0;
+            return true;
+        }
+    }
+    if (list->next < num &&
+        sdci_compare_identity(&old->pub.instances[old->order[list->next]], in) == 0) {
+        list->next++;
+    } else {
+        list->num_lost += list->num_lost < 8 * SDCI_LIST_AHEAD ? 1 : 0;
+    }
+    return false;
+}
+
+/* From here on the body is not the last one: what was equal so far is written down. */
+static void sdci_list_diverge(sdci_list *list)
+{
+    list->is_changed = true;
+    if (sdci_buf_reserve(&list->from, sdci_list_num_old(list) * sizeof(uint32_t))) {
+        sdci_put(&list->from, list->old->order, list->num * sizeof(uint32_t));
+    }
+}
+
+static void sdci_list_add(sdci_list *list, const sdc_instance *in)
+{
+    uint32_t from = 0;
+    bool is_old = list->old != NULL && sdci_list_find(list, in, &from);
+
+    if (!list->is_changed && (!is_old || list->next != list->num + 1)) {
+        sdci_list_diverge(list);
+    }
+    if (!is_old) {
+        from = SDCI_IS_FRESH | (uint32_t)list->num_fresh;
+        sdci_list_add_fresh(list, in);
+    }
+    if (list->is_changed) {
+        sdci_put(&list->from, &from, sizeof from);
+    }
+    list->num++;
 }
 
 /* -- From a list to an event -- */
@@ -7980,17 +8174,23 @@ static const char *sdci_moved(const char *text, uintptr_t by)
    or have found their place at last. The arrays are read where they are now. */
 static void sdci_relocate(sdc_instance *at, uintptr_t by)
 {
-    const char **texts[] = { &at->addr, &at->host, &at->socket_path, &at->id, &at->service,
-                             &at->node, &at->datacenter, &at->ns, &at->partition, &at->peer,
-                             &at->region, &at->zone };
     const char **tags = (const char **)((uintptr_t)at->tags + by);
     sdc_kv *meta = (sdc_kv *)((uintptr_t)at->meta + by);
     sdc_address *addresses = (sdc_address *)((uintptr_t)at->tagged_addresses + by);
     sdc_port *ports = (sdc_port *)((uintptr_t)at->ports + by);
 
-    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-        *texts[i] = sdci_moved(*texts[i], by);
-    }
+    at->addr = sdci_moved(at->addr, by);
+    at->host = sdci_moved(at->host, by);
+    at->socket_path = sdci_moved(at->socket_path, by);
+    at->id = sdci_moved(at->id, by);
+    at->service = sdci_moved(at->service, by);
+    at->node = sdci_moved(at->node, by);
+    at->datacenter = sdci_moved(at->datacenter, by);
+    at->ns = sdci_moved(at->ns, by);
+    at->partition = sdci_moved(at->partition, by);
+    at->peer = sdci_moved(at->peer, by);
+    at->region = sdci_moved(at->region, by);
+    at->zone = sdci_moved(at->zone, by);
     for (size_t i = 0; i < at->num_tags; i++) {
         tags[i] = sdci_moved(tags[i], by);
     }
@@ -8022,67 +8222,258 @@ static void sdci_canonical(sdc_instance *at)
                     sizeof at->tagged_addresses[0], sdci_compare_address);
 }
 
-/* A block for an event: `num` instances and `text_len` bytes behind them, not yet filled. */
-static sdci_event *sdci_event_new(const sdc_allocator *allocator, size_t num, size_t text_len)
+static size_t sdci_event_text_len(const sdci_event *event)
 {
-    size_t size = sizeof(sdci_event) + num * sizeof(sdc_instance) + text_len;
-    sdci_event *event = (sdci_event *)sdci_resize(allocator, NULL, 0, size);
+    return event != NULL ? event->text_end - sizeof *event : 0;
+}
 
-    if (event != NULL) {
-        memset(event, 0, sizeof *event);
-        event->allocator = *allocator;
-        event->size = size;
-        event->holds = 1;
-        event->pub.message = event->message;
-        event->pub.instances = (const sdc_instance *)(const void *)(event + 1);
-        event->pub.num_instances = num;
+/* How much of the old texts nobody would point to if they were taken over. */
+static size_t sdci_list_waste(const sdci_list *list)
+{
+    size_t num_old = sdci_list_num_old(list);
+    size_t num_gone = num_old - (list->num - list->num_fresh);
+    size_t each = num_old > 0 ? sdci_event_text_len(list->old) / num_old : 0;
+
+    return list->old != NULL ? list->old->waste + num_gone * each : 0;
+}
+
+/* All gathered: where too much would be taken over for nothing, what is left of the old event
+   becomes fresh too. */
+static void sdci_list_finish(sdci_list *list)
+{
+    if (!list->is_changed) {
+        sdci_list_diverge(list);
+    }
+    if (list->recent == NULL) {
+        (void)sdci_list_begin(list);
+    }
+    if (sdci_list_err(list) != SDC_OK ||
+        sdci_list_waste(list) <= sdci_event_text_len(list->old) / 16 + 1024) {
+        return;
+    }
+    uint32_t *from = (uint32_t *)(void *)list->from.ptr;
+    for (size_t i = 0; i < list->num; i++) {
+        if ((from[i] & SDCI_IS_FRESH) == 0) {
+            const sdc_instance *kept = &list->old->pub.instances[from[i]];
+            from[i] = SDCI_IS_FRESH | (uint32_t)list->num_fresh;
+            sdci_list_add_fresh(list, kept);
+        }
+    }
+    sdci_list_forget_old(list);
+}
+
+/* A block in which all has its place; the instances find theirs. */
+typedef struct sdci_building {
+    const sdci_list *list;
+    sdc_instance *into;         /* the event's array; the fresh ones stand at its end */
+    sdc_instance *fresh;
+    uint32_t *order;            /* the event's; until the end, places of the sorted fresh ones */
+    uint32_t *place;            /* of each old one in the event; then of each fresh one by number,
+                                   among the sorted ones */
+    const sdc_instance **sorted;    /* the fresh ones, and room for as many to sort with */
+    size_t size;                /* of `sorted` and `place`, one piece of memory */
+    uintptr_t moved;            /* from the old block, what is taken over */
+} sdci_building;
+
+/* Texts, copied texts, instances, order. */
+static sdc_err sdci_building_layout(sdci_building *b, sdci_list *list)
+{
+    size_t old_len = sdci_event_text_len(list->old);
+    size_t old_at = sdci_aligned(list->text_end);
+    size_t into_at = sdci_aligned(old_at + old_len);
+    size_t order_at = into_at + list->num * sizeof *b->into;
+    size_t size = order_at + list->num * sizeof *b->order;
+    size_t fresh_at = order_at - list->num_fresh * sizeof *b->into;
+
+    if (size > SDCI_LIST_MAX) {
+        return SDC_ERR_LIMIT;
+    }
+    if (size > list->cap && !sdci_list_grow(list, size)) {
+        return SDC_ERR_NOMEM;
+    }
+    memmove(list->block + fresh_at, sdci_list_fresh(list), order_at - fresh_at);
+    if (list->cap - size > size / 16) {
+        char *block = (char *)sdci_resize(list->allocator, list->block, list->cap, size);
+        list->cap = block != NULL ? size : list->cap;
+        list->block = block != NULL ? block : list->block;
+    }
+    if (list->old != NULL) {
+        memcpy(list->block + old_at, list->old + 1, old_len);
+        b->moved = (uintptr_t)list->block + old_at - (uintptr_t)(list->old + 1);
+    }
+    list->text_end = old_at + old_len;
+    b->list = list;
+    b->into = (sdc_instance *)(void *)(list->block + into_at);
+    b->fresh = (sdc_instance *)(void *)(list->block + fresh_at);
+    b->order = (uint32_t *)(void *)(list->block + order_at);
+    return SDC_OK;
+}
+
+static sdc_err sdci_building_lend(sdci_building *b)
+{
+    size_t num_old = sdci_list_num_old(b->list);
+    size_t num_fresh = b->list->num_fresh;
+
+    b->size = 2 * num_fresh * sizeof *b->sorted + (num_old + num_fresh) * sizeof *b->place;
+    if (b->size == 0) {
+        return SDC_OK;
+    }
+    b->sorted = (const sdc_instance **)sdci_resize(b->list->allocator, NULL, 0, b->size);
+    if (b->sorted == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    b->place = (uint32_t *)(void *)(b->sorted + 2 * num_fresh);
+    return SDC_OK;
+}
+
+/* Puts each of the fresh ones where `sorted` says, going along each circle of moves. */
+static void sdci_building_permute(sdci_building *b)
+{
+    for (size_t i = 0; i < b->list->num_fresh; i++) {
+        sdc_instance moving = b->fresh[i];
+        size_t at = i;
+        while (b->sorted[at] != NULL) {
+            size_t from = (size_t)(b->sorted[at] - b->fresh);
+            b->sorted[at] = NULL;
+            b->fresh[at] = from == i ? moving : b->fresh[from];
+            at = from;
+        }
+    }
+}
+
+/* They were gathered from the last one downwards. */
+static void sdci_building_sort(sdci_building *b)
+{
+    size_t num = b->list->num_fresh;
+    uint32_t *place = b->place + sdci_list_num_old(b->list);
+
+    for (size_t i = 0; i < num; i++) {
+        sdci_relocate(&b->fresh[i], (uintptr_t)b->list->block);
+        sdci_canonical(&b->fresh[i]);
+        b->sorted[i] = &b->fresh[i];
+    }
+    sdci_sort(b->sorted, b->sorted + num, num, sdci_compare_place);
+    for (size_t i = 0; i < num; i++) {
+        place[num - 1 - (size_t)(b->sorted[i] - b->fresh)] = (uint32_t)i;
+    }
+    sdci_building_permute(b);
+}
+
+/* Merges what is left of the old event, which is in order, and the sorted fresh ones: these make
+   room at the speed at which the array is filled. True: it is the old list again. */
+static bool sdci_building_merge(sdci_building *b)
+{
+    const uint32_t gone = UINT32_MAX;
+    const uint32_t *from = (const uint32_t *)(const void *)b->list->from.ptr;
+    size_t num_old = sdci_list_num_old(b->list);
+    const sdc_instance *old = num_old > 0 ? b->list->old->pub.instances : NULL;
+    bool is_same = b->list->num == num_old;
+    size_t k = 0;
+    size_t i = 0;
+
+    for (size_t n = 0; n < num_old; n++) {
+        b->place[n] = gone;
+    }
+    for (size_t n = 0; n < b->list->num; n++) {
+        if ((from[n] & SDCI_IS_FRESH) == 0) {
+            b->place[from[n]] = 0;
+        }
+    }
+    for (size_t n = 0; n < b->list->num; n++) {
+        while (i < num_old && b->place[i] == gone) {
+            i++;
+        }
+        if (i < num_old && (k == b->list->num_fresh ||
+                            sdci_compare_place(&old[i], &b->fresh[k]) <= 0)) {
+            b->into[n] = old[i];
+            sdci_relocate(&b->into[n], b->moved);
+            b->place[i] = (uint32_t)n;
+            is_same = is_same && i == n;
+            i++;
+        } else {
+            memmove(&b->into[n], &b->fresh[k], sizeof b->into[n]);
+            b->order[k] = (uint32_t)n;
+            is_same = is_same && sdci_same_instance(&b->into[n], &old[n]);
+            k++;
+        }
+    }
+    return is_same;
+}
+
+/* Where each one of the body stands. */
+static void sdci_building_order(sdci_building *b)
+{
+    uint32_t *from = (uint32_t *)(void *)b->list->from.ptr;
+    size_t num = b->list->num;
+    const uint32_t *fresh_place = b->place + sdci_list_num_old(b->list);
+
+    for (size_t n = 0; n < num; n++) {
+        bool is_fresh = (from[n] & SDCI_IS_FRESH) != 0;
+        from[n] = is_fresh ? b->order[fresh_place[from[n] & ~SDCI_IS_FRESH]] : b->place[from[n]];
+    }
+    if (num > 0) {
+        memcpy(b->order, from, num * sizeof *from);
+    }
+}
+
+/* The block becomes an event, and is the list's no more. */
+static sdci_event *sdci_building_end(const sdci_building *b, sdci_list *list)
+{
+    sdci_event *event = (sdci_event *)(void *)list->block;
+    size_t waste = sdci_list_waste(list);
+
+    memset(event, 0, sizeof *event);
+    event->allocator = *list->allocator;
+    event->size = list->cap;
+    event->text_end = list->text_end;
+    event->waste = waste;
+    event->order = b->order;
+    event->base = list->old != NULL ? &list->old->pub : NULL;
+    event->moved = b->moved;
+    event->holds = 1;
+    event->pub.message = event->message;
+    event->pub.instances = b->into;
+    event->pub.num_instances = list->num;
+    list->block = NULL;
+    return event;
+}
+
+/* Makes an event of a list, which is used up. NULL: *err says why. *is_same: its instances are
+   those of the old event, which the body had in another order. */
+static sdci_event *sdci_list_to_event(sdci_list *list, bool *is_same, sdc_err *err)
+{
+    sdci_building b;
+    sdci_event *event = NULL;
+
+    memset(&b, 0, sizeof b);
+    sdci_list_finish(list);
+    *err = sdci_list_err(list);
+    if (*err == SDC_OK) {
+        *err = sdci_building_layout(&b, list);
+    }
+    if (*err == SDC_OK) {
+        *err = sdci_building_lend(&b);
+    }
+    if (*err == SDC_OK) {
+        sdci_building_sort(&b);
+        *is_same = sdci_building_merge(&b);
+        sdci_building_order(&b);
+        event = sdci_building_end(&b, list);
+        sdci_free(list->allocator, (void *)b.sorted, b.size);
     }
     return event;
 }
 
-/* The list's items into the event's array, in order. */
-static sdc_err sdci_event_fill(sdci_event *event, sdci_list *list)
+/* An event of no instances. */
+static sdci_event *sdci_event_empty(const sdc_allocator *allocator)
 {
-    size_t num = event->pub.num_instances;
-    sdc_instance *staged = (sdc_instance *)(void *)list->items.ptr;
-    sdc_instance *into = (sdc_instance *)(void *)(event + 1);
-    char *text = (char *)(into + num);
-    size_t size = 2 * num * sizeof(const sdc_instance *);
+    sdci_list list;
+    bool is_same = false;
+    sdc_err err;
 
-    if (num == 0) {
-        return SDC_OK;
-    }
-    const sdc_instance **order = (const sdc_instance **)sdci_resize(list->allocator, NULL, 0, size);
-    if (order == NULL) {
-        return SDC_ERR_NOMEM;
-    }
-    memcpy(text, list->text.ptr, list->text.len);
-    for (size_t i = 0; i < num; i++) {
-        sdci_relocate(&staged[i], (uintptr_t)text);
-        sdci_canonical(&staged[i]);
-        order[i] = &staged[i];
-    }
-    sdci_sort(order, order + num, num, sdci_compare_place);
-    for (size_t i = 0; i < num; i++) {
-        into[i] = *order[i];
-    }
-    sdci_free(list->allocator, (void *)order, size);
-    return SDC_OK;
-}
-
-/* Makes an event of a list, which is used up. NULL: *err says why. */
-static sdci_event *sdci_event_of_list(sdci_list *list, sdc_err *err)
-{
-    *err = sdci_list_err(list);
-    if (*err != SDC_OK) {
-        return NULL;
-    }
-    sdci_event *event = sdci_event_new(list->allocator, sdci_list_num(list), list->text.len);
-    *err = event != NULL ? sdci_event_fill(event, list) : SDC_ERR_NOMEM;
-    if (*err != SDC_OK && event != NULL) {
-        sdc_event_release(&event->pub);
-        event = NULL;
-    }
+    sdci_list_init(&list, allocator, NULL, NULL);
+    sdci_event *event = sdci_list_to_event(&list, &is_same, &err);
+    sdci_list_deinit(&list);
     return event;
 }
 
@@ -8092,23 +8483,26 @@ static sdci_event *sdci_event_copy(const sdc_event *from)
     const sdci_event *old = sdci_event_of(from);
     sdci_event *event = (sdci_event *)sdci_resize(&old->allocator, NULL, 0, old->size);
 
-    if (event != NULL) {
-        memcpy(event, old, old->size);
-        event->holds = 1;
-        event->pub.message = event->message;
-        sdc_instance *instances = (sdc_instance *)(void *)(event + 1);
-        event->pub.instances = instances;
-        for (size_t i = 0; i < from->num_instances; i++) {
-            sdci_relocate(&instances[i], (uintptr_t)event - (uintptr_t)old);
-        }
+    if (event == NULL) {
+        return NULL;
+    }
+    memcpy(event, old, old->size);
+    event->holds = 1;
+    event->base = from;
+    event->moved = (uintptr_t)event - (uintptr_t)old;
+    event->pub.message = event->message;
+    event->order = (uint32_t *)((uintptr_t)old->order + event->moved);
+    sdc_instance *instances = (sdc_instance *)((uintptr_t)from->instances + event->moved);
+    event->pub.instances = instances;
+    for (size_t i = 0; i < from->num_instances; i++) {
+        sdci_relocate(&instances[i], event->moved);
     }
     return event;
 }
 
 /* -- What changed -- */
 
-/* A change with the memory that its arrays stand in: room for before and event together, and as
-   much again to sort in. */
+/* A change with the memory that its arrays stand in. */
 typedef struct sdci_diff {
     sdc_change change;
     const sdc_event *event;             /* borrowed, and so is change.before */
@@ -8122,27 +8516,46 @@ static void sdci_diff_deinit(sdci_diff *diff, const sdc_allocator *allocator)
     memset(diff, 0, sizeof *diff);
 }
 
+/* Whether `now` is `old` as it was taken over, text and all: a quick yes for most of a long list. */
+static bool sdci_was_taken(const sdc_event *event, const sdc_event *before,
+                           const sdc_instance *old, const sdc_instance *now)
+{
+    return sdci_event_of(event)->base == before &&
+           now->addr == sdci_moved(old->addr, sdci_event_of(event)->moved);
+}
+
+static void sdci_diff_note(const sdc_instance **list, size_t *num, const sdc_instance *instance)
+{
+    if (list != NULL) {
+        list[*num] = instance;
+    }
+    (*num)++;
+}
+
 /* Walks both lists in their order: what stands in one alone is removed or added so far, and what
-   stands in both but looks different is updated. */
+   stands in both but looks different is updated. Without arrays they are counted alone. */
 static void sdci_diff_walk(sdci_diff *diff, const sdc_instance **removed,
                            const sdc_instance **added, const sdc_instance **updated)
 {
     const sdc_event *before = diff->change.before;
+    const sdc_event *event = diff->event;
+    sdc_change *change = &diff->change;
     size_t num_before = before != NULL ? before->num_instances : 0;
     size_t i = 0;
     size_t k = 0;
 
-    while (i < num_before || k < diff->event->num_instances) {
+    change->num_removed = change->num_added = change->num_updated = 0;
+    while (i < num_before || k < event->num_instances) {
         const sdc_instance *old = i < num_before ? &before->instances[i] : NULL;
-        const sdc_instance *now = k < diff->event->num_instances ? &diff->event->instances[k]
-                                                                 : NULL;
-        int order = old == NULL ? 1 : now == NULL ? -1 : sdci_compare_place(old, now);
+        const sdc_instance *now = k < event->num_instances ? &event->instances[k] : NULL;
+        bool is_same = old != NULL && now != NULL && sdci_was_taken(event, before, old, now);
+        int order = is_same ? 0 : old == NULL ? 1 : now == NULL ? -1 : sdci_compare_place(old, now);
         if (order < 0) {
-            removed[diff->change.num_removed++] = old;
+            sdci_diff_note(removed, &change->num_removed, old);
         } else if (order > 0) {
-            added[diff->change.num_added++] = now;
-        } else if (!sdci_same_instance(old, now)) {
-            updated[diff->change.num_updated++] = now;
+            sdci_diff_note(added, &change->num_added, now);
+        } else if (!is_same && !sdci_same_instance(old, now)) {
+            sdci_diff_note(updated, &change->num_updated, now);
         }
         i += order <= 0 ? 1 : 0;
         k += order >= 0 ? 1 : 0;
@@ -8182,29 +8595,31 @@ static void sdci_diff_pair(sdci_diff *diff, const sdc_instance **removed,
 static sdc_err sdci_diff_make(sdci_diff *diff, const sdc_allocator *allocator,
                               const sdc_event *before, const sdc_event *event)
 {
-    size_t num_before = before != NULL ? before->num_instances : 0;
-    size_t num = event->num_instances;
-    size_t total = num_before + 2 * num;        /* removed; added; updated */
-    size_t spare = num_before > num ? num_before : num;
-
     sdci_diff_deinit(diff, allocator);
     diff->event = event;
     diff->change.before = before;
-    if (num_before + num == 0) {
+    sdci_diff_walk(diff, NULL, NULL, NULL);
+    size_t num_removed = diff->change.num_removed;
+    size_t num_added = diff->change.num_added;
+    size_t num_pairs = (size_t)sdci_min(num_removed, num_added);
+    size_t num_updated = diff->change.num_updated + num_pairs;
+    size_t spare = num_pairs > 0 ? (size_t)sdci_max(num_updated, sdci_max(num_removed, num_added))
+                                 : 0;
+    diff->size = (num_removed + num_added + num_updated + spare) * sizeof *diff->room;
+    if (diff->size == 0) {
         return SDC_OK;
     }
-    diff->size = (total + spare) * sizeof *diff->room;
     diff->room = (const sdc_instance **)sdci_resize(allocator, NULL, 0, diff->size);
     if (diff->room == NULL) {
         memset(diff, 0, sizeof *diff);
         return SDC_ERR_NOMEM;
     }
     const sdc_instance **removed = diff->room;
-    const sdc_instance **added = removed + num_before;
-    const sdc_instance **updated = added + num;
-    const sdc_instance **to_sort = updated + num;
+    const sdc_instance **added = removed + num_removed;
+    const sdc_instance **updated = added + num_added;
+    const sdc_instance **to_sort = updated + num_updated;
     sdci_diff_walk(diff, removed, added, updated);
-    if (diff->change.num_removed > 0 && diff->change.num_added > 0) {
+    if (num_pairs > 0) {
         sdci_sort(removed, to_sort, diff->change.num_removed, sdci_compare_identity);
         sdci_sort(added, to_sort, diff->change.num_added, sdci_compare_identity);
         sdci_diff_pair(diff, removed, added, updated);
@@ -8233,11 +8648,37 @@ struct sdc_cache {
     sdci_buf subscribers;               /* of sdci_subscriber */
     sdci_diff diff;                     /* the newest one that was made */
     const uint32_t *mute;               /* not 0: no callback is begun; or NULL */
+    sdci_spare spare;
     uint64_t now_ms;
     uint32_t holds;                     /* the owner's and each running call's; atomic */
     uint32_t lock;
     bool is_broadcasting, is_dead;
+    bool keeps_spare;                   /* whoever says so gives the spare back in time */
 };
+
+static void sdci_cache_drop_spare(sdc_cache *cache)
+{
+    sdci_free(&cache->allocator, cache->spare.ptr, cache->spare.size);
+    cache->spare.ptr = NULL;
+}
+
+/* Releases an event. The memory of a large one may soon be wanted again, and new memory costs more
+   than what is written into it, since the system has to clear each page. */
+static void sdci_cache_let_go(sdc_cache *cache, const sdc_event *event)
+{
+    sdci_event *block = sdci_event_of(event);
+
+    if (event == NULL || sdci_atomic_sub(&block->holds, 1) != 0) {
+        return;
+    }
+    if (!cache->keeps_spare || block->size < SDCI_LARGE_BYTES) {
+        sdci_event_free(block);
+        return;
+    }
+    sdci_cache_drop_spare(cache);
+    cache->spare.size = block->size;
+    cache->spare.ptr = block;
+}
 
 static sdci_subscriber *sdci_cache_subscriber(const sdc_cache *cache, size_t i)
 {
@@ -8259,6 +8700,7 @@ static void sdci_cache_release(sdc_cache *cache)
         sdc_event_release(sdci_cache_subscriber(cache, i)->seen);
     }
     sdc_event_release(cache->current);
+    sdci_cache_drop_spare(cache);
     sdci_diff_deinit(&cache->diff, &allocator);
     sdci_buf_deinit(&cache->subscribers);
     sdci_free(&allocator, cache, sizeof *cache);
@@ -8282,7 +8724,7 @@ sdc_err sdc_cache_create(const sdc_allocator *allocator, sdc_cache **out)
     if (cache == NULL) {
         return SDC_ERR_NOMEM;
     }
-    sdci_event *nothing = sdci_event_new(&own, 0, 0);
+    sdci_event *nothing = sdci_event_empty(&own);
     if (nothing == NULL) {
         sdci_free(&own, cache, sizeof *cache);
         return SDC_ERR_NOMEM;
@@ -8339,13 +8781,13 @@ static sdc_err sdci_cache_deliver(sdc_cache *cache, size_t i)
     sdci_diff used = cache->diff;               /* and update, which makes another one */
     memset(&cache->diff, 0, sizeof cache->diff);
     s->fn(s->user, event, &used.change);
-    sdc_event_release(event);
+    sdci_cache_let_go(cache, event);
     if (cache->diff.room == NULL && used.event == cache->current) {
         cache->diff = used;
     } else {
         sdci_diff_deinit(&used, &cache->allocator);
     }
-    sdc_event_release(before);
+    sdci_cache_let_go(cache, before);
     return SDC_OK;
 }
 
@@ -8465,7 +8907,7 @@ static sdc_err sdci_cache_publish(sdc_cache *cache, sdci_event *event)
     sdci_lock(&cache->lock);
     cache->current = &event->pub;
     sdci_unlock(&cache->lock);
-    sdc_event_release(old);
+    sdci_cache_let_go(cache, old);
     return sdci_cache_broadcast(cache);
 }
 
@@ -8475,27 +8917,60 @@ static uint64_t sdci_cache_clock(sdc_cache *cache, uint64_t now_ms)
     return cache->now_ms;
 }
 
+/* The event for a list that may differ from the current one. NULL with SDC_OK: it does not, and the
+   order of the body is written down for the next one. */
+static sdci_event *sdci_cache_event(sdc_cache *cache, sdci_list *list, sdc_err *err)
+{
+    const sdc_event *current = cache->current;
+    bool is_same = false;
+    sdci_event *event = sdci_list_to_event(list, &is_same, err);
+
+    if (event == NULL) {
+        return NULL;
+    }
+    if (event->base != current) {
+        is_same = sdci_same_instances(&event->pub, current);
+    }
+    if (!is_same || !current->is_known) {
+        return event;
+    }
+    memcpy(sdci_event_of(current)->order, event->order,
+           current->num_instances * sizeof *event->order);
+    sdc_event_release(&event->pub);
+    return NULL;
+}
+
 /* Publishes a gathered list if it differs from the current one, or if that is not a good answer.
    *changed: the instances differ. */
 static sdc_err sdci_cache_offer(sdc_cache *cache, sdci_list *list, uint64_t index, uint64_t now_ms,
                                 bool *changed)
 {
-    sdc_err err = SDC_OK;
     const sdc_event *current = cache->current;
-    sdci_event *event = sdci_event_of_list(list, &err);
+    bool is_same = current->is_known && list->old == sdci_event_of(current) &&
+                   sdci_list_is_same(list);
+    sdc_err err = SDC_OK;
+    sdci_event *event = is_same ? NULL : sdci_cache_event(cache, list, &err);
 
-    *changed = false;
-    if (event == NULL) {
+    *changed = event != NULL;
+    if (err != SDC_OK) {
         return err;
     }
+    if (event == NULL && current->err == SDC_OK) {
+        return sdci_cache_broadcast(cache);
+    }
+    if (event == NULL) {
+        event = sdci_event_copy(current);
+    }
+    if (event == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    event->pub.err = SDC_OK;
+    event->pub.failing_since_ms = 0;
+    event->message[0] = '\0';
     event->pub.index = index;
     event->pub.at_ms = sdci_cache_clock(cache, now_ms);
     event->pub.is_known = true;
-    *changed = !current->is_known || !sdci_same_instances(&event->pub, current);
-    if (!*changed && current->err == SDC_OK) {
-        sdc_event_release(&event->pub);
-        return sdci_cache_broadcast(cache);
-    }
+    sdci_list_forget_old(list);         /* which may be the last hold on it but one */
     return sdci_cache_publish(cache, event);
 }
 
@@ -8512,7 +8987,7 @@ sdc_err sdc_cache_update(sdc_cache *cache, const sdc_instance *instances, size_t
         }
     }
     (void)sdci_atomic_add(&cache->holds, 1);
-    sdci_list_init(&list, &cache->allocator);
+    sdci_list_init(&list, &cache->allocator, NULL, NULL);
     for (size_t i = 0; i < num && sdci_list_err(&list) == SDC_OK; i++) {
         sdci_list_add(&list, &instances[i]);
     }
@@ -9978,6 +10453,7 @@ bool sdc_registrar_is_registered(const sdc_registrar *registrar)
 #define SDCI_READ_SLOWEST_MS 15000u
 #define SDCI_CONFIRM_MS      20u        /* before an emptied list is read again */
 #define SDCI_SLOW_RETRY_MS   1000u      /* after an answer that says no */
+#define SDCI_SPARE_MS        200u       /* an agent that holds a query for so long has no news */
 
 /* -- Query -- */
 
@@ -10250,7 +10726,7 @@ static sdc_err sdci_reading_on_instance(void *user, const sdc_instance *instance
     if (!sdci_query_wants(reading->query, instance)) {
         return SDC_OK;
     }
-    if (sdci_list_num(&reading->list) >= reading->max_instances) {
+    if (reading->list.num >= reading->max_instances) {
         return SDC_ERR_LIMIT;
     }
     sdci_list_add(&reading->list, instance);
@@ -10267,15 +10743,17 @@ static void sdci_reading_on_skipped(void *user, uint64_t number, const char *why
     }
 }
 
+/* `cache`, or NULL: whose newest event the answer is compared with. */
 static void sdci_reading_init(sdci_reading *reading, const sdc_client *client,
-                              const sdci_query *query)
+                              const sdci_query *query, sdc_cache *cache)
 {
     memset(reading, 0, sizeof *reading);
     reading->query = query;
     reading->max_instances = client->max_instances;
     sdci_entries_init(&reading->entries, &client->allocator, sdci_reading_on_instance,
                       sdci_reading_on_skipped, reading);
-    sdci_list_init(&reading->list, &client->allocator);
+    sdci_list_init(&reading->list, &client->allocator, cache != NULL ? cache->current : NULL,
+                   cache != NULL ? &cache->spare : NULL);
 }
 
 static void sdci_reading_deinit(sdci_reading *reading)
@@ -10299,7 +10777,7 @@ static sdc_err sdci_reading_finish(sdci_reading *reading, const sdci_answer *ans
         return err;
     }
     bool is_too_long = err == SDC_ERR_LIMIT &&
-                       sdci_list_num(&reading->list) >= reading->max_instances;
+                       reading->list.num >= reading->max_instances;
     (void)sdci_fail(error, err, "%s: %s", answer->what,
                     is_too_long ? "more instances than max_instances" : of_body.message);
     if (error != NULL) {
@@ -10319,7 +10797,8 @@ static sdc_err sdci_reading_event(sdci_reading *reading, const sdci_answer *answ
                                   sdc_error *error)
 {
     sdc_err err = SDC_OK;
-    sdci_event *event = sdci_event_of_list(&reading->list, &err);
+    bool is_same = false;
+    sdci_event *event = sdci_list_to_event(&reading->list, &is_same, &err);
 
     if (event == NULL) {
         return sdci_fail_plain(error, err);
@@ -10345,7 +10824,7 @@ sdc_err sdc_client_service(sdc_client *client, const sdc_query *query, const sdc
     if (err != SDC_OK) {
         return err;
     }
-    sdci_reading_init(&reading, client, &q);
+    sdci_reading_init(&reading, client, &q, NULL);
     sdci_client_init_call(client, &call);
     sdci_request request = sdci_query_request(&q, client, &call.request, query->index, q.wait_ms);
     sdci_answer_init(&answer, &request, "GET");
@@ -10500,7 +10979,7 @@ static void sdci_instancer_ask(sdc_instancer *i)
     i->asked_wait_ms = wait_ms;
     i->asked_at_ms = task->now_ms;
     sdci_bucket_take(&i->bucket);
-    sdci_reading_init(&i->reading, task->client, &i->query);
+    sdci_reading_init(&i->reading, task->client, &i->query, i->cache);
     sdci_request request = sdci_query_request(&i->query, task->client, &task->call.request, index,
                                               wait_ms);
     sdci_task_start(task, &request, "GET", sdci_query_timeout_ms(task->client, index, wait_ms),
@@ -10579,7 +11058,7 @@ static bool sdci_instancer_went_backwards(const sdc_instancer *i)
 
 static sdc_err sdci_instancer_publish(sdc_instancer *i)
 {
-    size_t num = sdci_list_num(&i->reading.list);
+    size_t num = i->reading.list.num;
     uint64_t index = i->task.answer.index;
     bool changed = false;
 
@@ -10602,7 +11081,7 @@ static sdc_err sdci_instancer_publish(sdc_instancer *i)
 /* A whole and valid answer. */
 static sdc_err sdci_instancer_answered(sdc_instancer *i)
 {
-    size_t num = sdci_list_num(&i->reading.list);
+    size_t num = i->reading.list.num;
     bool would_empty = num == 0 && i->cache->current->num_instances > 0;
 
     sdci_instancer_note_headers(i);
@@ -10637,6 +11116,7 @@ static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error
     sdci_instancer_log(i, SDC_LOG_WARN, "err", error->message);
     sdci_task_failed(&i->task, error);
     (void)sdc_cache_update_error(i->cache, err, error->message, i->task.now_ms);
+    sdci_cache_drop_spare(i->cache);
 }
 
 /* -- The machine -- */
@@ -10652,10 +11132,21 @@ static sdc_err sdci_instancer_paused(sdc_instancer *i)
     return SDC_OK;
 }
 
+/* When the memory of the last event is given back: FOREVER where there is none, or no query out. */
+static uint64_t sdci_instancer_spare_ms(const sdc_instancer *i)
+{
+    bool has_spare = i->cache->spare.ptr != NULL && i->state == SDCI_INSTANCER_READING;
+
+    return has_spare ? i->asked_at_ms + SDCI_SPARE_MS : SDCI_FOREVER;
+}
+
 static sdc_err sdci_instancer_run_read(sdc_instancer *i, sdci_share *share)
 {
     sdc_error error;
 
+    if (i->task.now_ms >= sdci_instancer_spare_ms(i)) {
+        sdci_cache_drop_spare(i->cache);
+    }
     i->reading.entries.gaps = share->gaps;
     sdc_err err = sdci_task_exchange(&i->task, share, &error);
     if (err == SDC_AGAIN) {
@@ -10690,6 +11181,7 @@ static sdc_err sdci_instancer_stop(sdc_instancer *i)
         sdci_reading_deinit(&i->reading);
     }
     sdci_call_abort(&i->task.call);
+    sdci_cache_drop_spare(i->cache);
     i->state = SDCI_INSTANCER_STOPPED;
     return SDC_STOPPED;
 }
@@ -10719,7 +11211,7 @@ static uint64_t sdci_instancer_deadline(const sdc_task *task)
         return 0;
     }
     return i->state == SDCI_INSTANCER_PAUSED ? sdci_bucket_next_ms(&i->bucket, i->wake_ms)
-                                             : SDCI_FOREVER;
+                                             : sdci_instancer_spare_ms(i);
 }
 
 /* -- Create and destroy -- */
@@ -10785,6 +11277,7 @@ sdc_err sdc_instancer_create(sdc_client *client, const sdc_instancer_desc *desc,
     i->query = query;
     i->cache = cache;
     i->cache->mute = &i->task.is_stopping;
+    i->cache->keeps_spare = true;
     i->backoff_min_ms = sdci_or(desc->backoff_min_ms, 10);
     i->backoff_max_ms = (uint32_t)sdci_max(sdci_or(desc->backoff_max_ms, 60000),
                                            i->backoff_min_ms);
@@ -10882,12 +11375,16 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_GAP_SLOTS
 #undef SDCI_HTTP_HEAD_MAX
 #undef SDCI_IPS_MAX
+#undef SDCI_IS_FRESH
 #undef SDCI_JSON_DEPTH_MAX
 #undef SDCI_JSON_TEXT_MAX
 #undef SDCI_KNOWN_MS
 #undef SDCI_LANE
+#undef SDCI_LARGE_BYTES
 #undef SDCI_LEAVE
-#undef SDCI_LIST_TEXT_MAX
+#undef SDCI_LIST_AHEAD
+#undef SDCI_LIST_MAX
+#undef SDCI_LIST_RECENT
 #undef SDCI_LOOK
 #undef SDCI_STOP_POLL_MS
 #undef SDCI_MINUTE_MS
@@ -10903,6 +11400,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_SEND_FLAGS
 #undef SDCI_SLACK_MS
 #undef SDCI_SLOW_RETRY_MS
+#undef SDCI_SPARE_MS
 #undef SDCI_STEP_BYTES
 #undef SDCI_TOKEN_MAX
 #undef SDCI_WAIT_MAX_MS
