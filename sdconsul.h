@@ -1692,9 +1692,9 @@ static void *sdci_new(const sdc_allocator *a, size_t size)
     return ptr;
 }
 
-/* A large block is made small before it is freed: glibc's malloc gives each large block pages of its
-   own, which go back to the system with it, but stops doing so for blocks up to the largest one that
-   it has ever seen freed. */
+/* A large block is made small before it is freed: glibc's malloc gives each large block pages of
+   its own, which go back to the system with it, but stops doing so for blocks up to the largest
+   one that it has ever seen freed. */
 static void sdci_free(const sdc_allocator *a, void *ptr, size_t size)
 {
     if (ptr == NULL) {
@@ -7631,7 +7631,7 @@ typedef struct sdci_event {
     size_t text_end;            /* where texts and arrays end, which begin behind this head */
     size_t waste;               /* about how many bytes of these nobody points to */
     uint32_t *order;            /* where the nth of the body stands; the cache's alone */
-    const sdc_event *base;      /* borrowed, to be compared: the event that this one was made from */
+    const sdc_event *base;      /* only to be compared: the event that this one was made from */
     uintptr_t moved;            /* how far from there to here what was taken over has moved */
     uint32_t holds;             /* atomic */
     char message[sizeof(((sdc_error *)0)->message)];
@@ -7911,13 +7911,31 @@ static bool sdci_list_grow(sdci_list *list, size_t cap)
     return true;
 }
 
-/* A list with few changes needs little of its own, and one with many becomes about as long as the
-   old one: that is the next step then, and only small ones follow it. */
+static size_t sdci_aligned(size_t at)
+{
+    return (at + sizeof(void *) - 1) / sizeof(void *) * sizeof(void *);
+}
+
+/* The next length of the block. A list with few changes needs little of its own, and one with many
+   becomes about as long as the old one: that is the next step then, and only small ones follow it.
+   Without an old one the first steps are long, since what they leave behind is of little use. */
+static size_t sdci_list_next_cap(const sdci_list *list)
+{
+    size_t half_more = list->cap + list->cap / 2;
+
+    if (sdci_list_num_old(list) == 0) {
+        return list->cap < SDCI_LARGE_BYTES ? (size_t)sdci_max(4 * list->cap, 1024) : half_more;
+    }
+    size_t guess = list->old->size + list->old->size / 16;
+    if (list->cap >= guess) {
+        return list->cap + (size_t)sdci_min(list->cap / 2, SDCI_LARGE_BYTES);
+    }
+    return guess < SDCI_LARGE_BYTES || half_more > guess / 8 ? guess : half_more;
+}
+
 static bool sdci_list_room(sdci_list *list, size_t extra)
 {
     size_t need = list->text_end + list->num_fresh * sizeof(sdc_instance) + extra;
-    size_t guess = list->old != NULL ? list->old->size + list->old->size / 16 : 1024;
-    size_t cap = list->cap + list->cap / (list->cap < guess || list->old == NULL ? 2 : 16);
 
     if (list->err != SDC_OK || need <= list->cap) {
         return list->err == SDC_OK;
@@ -7926,11 +7944,7 @@ static bool sdci_list_room(sdci_list *list, size_t extra)
         list->err = SDC_ERR_LIMIT;
         return false;
     }
-    if (list->cap < guess && (guess < SDCI_LARGE_BYTES || cap > guess / 8)) {
-        cap = guess;
-    }
-    cap = (size_t)sdci_max(sdci_max(cap, need), 1024);
-    return sdci_list_grow(list, cap + (sizeof(void *) - cap % sizeof(void *)) % sizeof(void *));
+    return sdci_list_grow(list, sdci_aligned((size_t)sdci_max(sdci_list_next_cap(list), need)));
 }
 
 /* Begins the block, where offset 0 of the texts is the empty one. */
@@ -7979,7 +7993,7 @@ static const char *sdci_list_keep(sdci_list *list, const char *text)
     uint32_t hash = 2166136261u;
     size_t len = 0;
 
-    if (sdci_is_empty(text)) {
+    if (list->err != SDC_OK || sdci_is_empty(text)) {
         return (const char *)sdci_as_pointer(sizeof(sdci_event));
     }
     for (; text[len] != '\0'; len++) {
@@ -7993,23 +8007,6 @@ static const char *sdci_list_keep(sdci_list *list, const char *text)
     return (const char *)sdci_as_pointer(*recent);
 }
 
-static size_t sdci_aligned(size_t at)
-{
-    return (at + sizeof(void *) - 1) / sizeof(void *) * sizeof(void *);
-}
-
-/* Room for an array, aligned for pointers. Answers its offset. */
-static size_t sdci_list_array(sdci_list *list, size_t size)
-{
-    size_t at = size > 0 ? sdci_aligned(list->text_end) : list->text_end;
-
-    if (sdci_list_room(list, at - list->text_end + size)) {
-        memset(list->block + list->text_end, 0, at - list->text_end + size);
-        list->text_end = at + size;
-    }
-    return at;
-}
-
 static void sdci_list_set(sdci_list *list, size_t at, const void *item, size_t size)
 {
     if (list->err == SDC_OK) {
@@ -8017,55 +8014,74 @@ static void sdci_list_set(sdci_list *list, size_t at, const void *item, size_t s
     }
 }
 
-static void sdci_list_add_tags(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+static size_t sdci_list_add_tags(sdci_list *list, size_t at, const sdc_instance *in)
 {
-    size_t at = sdci_list_array(list, in->num_tags * sizeof(const char *));
-
-    out->tags = (const char *const *)sdci_as_pointer(at);
-    for (size_t i = 0; i < in->num_tags && list->err == SDC_OK; i++) {
+    for (size_t i = 0; i < in->num_tags; i++) {
         const char *tag = sdci_list_keep(list, in->tags[i]);
-        sdci_list_set(list, at + i * sizeof tag, &tag, sizeof tag);
+        sdci_list_set(list, at, &tag, sizeof tag);
+        at += sizeof tag;
     }
+    return at;
 }
 
-static void sdci_list_add_meta(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+static size_t sdci_list_add_meta(sdci_list *list, size_t at, const sdc_instance *in)
 {
-    size_t at = sdci_list_array(list, in->num_meta * sizeof(sdc_kv));
-    sdc_kv pair;
-
-    out->meta = (const sdc_kv *)sdci_as_pointer(at);
-    for (size_t i = 0; i < in->num_meta && list->err == SDC_OK; i++) {
+    for (size_t i = 0; i < in->num_meta; i++) {
+        sdc_kv pair;
         pair.key = sdci_list_keep(list, in->meta[i].key);
         pair.value = sdci_list_keep(list, in->meta[i].value);
-        sdci_list_set(list, at + i * sizeof pair, &pair, sizeof pair);
+        sdci_list_set(list, at, &pair, sizeof pair);
+        at += sizeof pair;
     }
+    return at;
 }
 
-static void sdci_list_add_addresses(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+static size_t sdci_list_add_addresses(sdci_list *list, size_t at, const sdc_instance *in)
 {
-    size_t at = sdci_list_array(list, in->num_tagged_addresses * sizeof(sdc_address));
-    sdc_address address;
-
-    out->tagged_addresses = (const sdc_address *)sdci_as_pointer(at);
-    for (size_t i = 0; i < in->num_tagged_addresses && list->err == SDC_OK; i++) {
-        address = in->tagged_addresses[i];
+    for (size_t i = 0; i < in->num_tagged_addresses; i++) {
+        sdc_address address = in->tagged_addresses[i];
         address.key = sdci_list_keep(list, in->tagged_addresses[i].key);
         address.address = sdci_list_keep(list, in->tagged_addresses[i].address);
-        sdci_list_set(list, at + i * sizeof address, &address, sizeof address);
+        sdci_list_set(list, at, &address, sizeof address);
+        at += sizeof address;
     }
+    return at;
 }
 
-static void sdci_list_add_ports(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+static size_t sdci_list_add_ports(sdci_list *list, size_t at, const sdc_instance *in)
 {
-    size_t at = sdci_list_array(list, in->num_ports * sizeof(sdc_port));
-    sdc_port port;
-
-    out->ports = (const sdc_port *)sdci_as_pointer(at);
-    for (size_t i = 0; i < in->num_ports && list->err == SDC_OK; i++) {
-        port = in->ports[i];
+    for (size_t i = 0; i < in->num_ports; i++) {
+        sdc_port port = in->ports[i];
         port.name = sdci_list_keep(list, in->ports[i].name);
-        sdci_list_set(list, at + i * sizeof port, &port, sizeof port);
+        sdci_list_set(list, at, &port, sizeof port);
+        at += sizeof port;
     }
+    return at;
+}
+
+/* The arrays stand behind one another, and behind them the texts that they point to. All elements
+   are made of pointers and smaller things, so whole elements keep each other aligned. */
+static void sdci_list_add_arrays(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+{
+    size_t at = sdci_aligned(list->text_end);
+    size_t end = at + in->num_tags * sizeof in->tags[0] + in->num_meta * sizeof in->meta[0] +
+                 in->num_tagged_addresses * sizeof in->tagged_addresses[0] +
+                 in->num_ports * sizeof in->ports[0];
+
+    if (!sdci_list_room(list, end - list->text_end)) {
+        return;
+    }
+    memset(list->block + list->text_end, 0, end - list->text_end);
+    list->text_end = end;
+    out->tags = (const char *const *)sdci_as_pointer(at);
+    at = sdci_list_add_tags(list, at, in);
+    out->meta = (const sdc_kv *)sdci_as_pointer(at);
+    at = sdci_list_add_meta(list, at, in);
+    out->tagged_addresses = (const sdc_address *)sdci_as_pointer(at);
+    at = sdci_list_add_addresses(list, at, in);
+    out->ports = (const sdc_port *)sdci_as_pointer(at);
+    at = sdci_list_add_ports(list, at, in);
+    SDC_ASSERT(at == end);
 }
 
 /* A program that fills a cache may give addr alone, or host and port alone. */
@@ -8101,10 +8117,7 @@ static void sdci_list_add_fresh(sdci_list *list, const sdc_instance *in)
     for (size_t i = 0; i < sizeof texts / sizeof texts[0] && list->err == SDC_OK; i++) {
         *texts[i] = sdci_list_keep(list, *texts[i]);
     }
-    sdci_list_add_tags(list, &out, in);
-    sdci_list_add_meta(list, &out, in);
-    sdci_list_add_addresses(list, &out, in);
-    sdci_list_add_ports(list, &out, in);
+    sdci_list_add_arrays(list, &out, in);
     if (sdci_list_room(list, sizeof out)) {
         list->num_fresh++;
         memcpy(sdci_list_fresh(list), &out, sizeof out);
@@ -8292,7 +8305,7 @@ static sdc_err sdci_building_layout(sdci_building *b, sdci_list *list)
         return SDC_ERR_NOMEM;
     }
     memmove(list->block + fresh_at, sdci_list_fresh(list), order_at - fresh_at);
-    if (list->cap - size > size / 16) {
+    if (list->cap - size > sdci_min(size / 16, 4096)) {
         char *block = (char *)sdci_resize(list->allocator, list->block, list->cap, size);
         list->cap = block != NULL ? size : list->cap;
         list->block = block != NULL ? block : list->block;
@@ -8516,7 +8529,7 @@ static void sdci_diff_deinit(sdci_diff *diff, const sdc_allocator *allocator)
     memset(diff, 0, sizeof *diff);
 }
 
-/* Whether `now` is `old` as it was taken over, text and all: a quick yes for most of a long list. */
+/* Whether `now` is `old` as it was taken over, text and all: a quick yes for most of a list. */
 static bool sdci_was_taken(const sdc_event *event, const sdc_event *before,
                            const sdc_instance *old, const sdc_instance *now)
 {
