@@ -1033,6 +1033,9 @@ SDC_API void sdc_http_destroy(sdc_http *http);
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/eventfd.h>
+#endif
 
 #if !defined(_POSIX_VERSION) || _POSIX_VERSION < 200809L || !defined(AI_NUMERICHOST) || \
     !defined(CLOCK_MONOTONIC) || !defined(MSG_PEEK)
@@ -1304,6 +1307,16 @@ static int sdci_socket(int family)
     return fd;
 }
 
+/* One descriptor that is both ends of a pipe for wakes, ready for use; -1 where there is none. */
+static int sdci_open_wakes(void)
+{
+#ifdef __linux__
+    return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+#else
+    return -1;
+#endif
+}
+
 /* Options of TCP that not every system has; each makes a connection better and none is needed. */
 static void sdci_socket_tune(int fd)
 {
@@ -1412,13 +1425,18 @@ static int sdci_hex(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+static bool sdci_is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
 static sdci_str sdci_trim(sdci_str s)
 {
-    while (s.len > 0 && strchr(" \t\r\n", s.ptr[0]) != NULL && s.ptr[0] != '\0') {
+    while (s.len > 0 && sdci_is_space(s.ptr[0])) {
         s.ptr++;
         s.len--;
     }
-    while (s.len > 0 && s.ptr[s.len - 1] != '\0' && strchr(" \t\r\n", s.ptr[s.len - 1]) != NULL) {
+    while (s.len > 0 && sdci_is_space(s.ptr[s.len - 1])) {
         s.len--;
     }
     return s;
@@ -1722,7 +1740,7 @@ typedef struct sdci_buf {
     char *ptr;
     size_t len, cap, max;
     sdc_err err;
-    bool is_secret;                 /* wiped whenever memory is given back */
+    bool is_secret;                 /* wiped before its memory has another use */
 } sdci_buf;
 
 static void sdci_buf_init(sdci_buf *buf, const sdc_allocator *allocator, size_t max)
@@ -1747,6 +1765,9 @@ static void sdci_buf_deinit(sdci_buf *buf)
 /* Empty again; the memory stays. */
 static void sdci_buf_clear(sdci_buf *buf)
 {
+    if (buf->is_secret && buf->len > 0) {
+        sdci_wipe(buf->ptr, buf->len);
+    }
     buf->len = 0;
     buf->err = SDC_OK;
 }
@@ -4832,8 +4853,8 @@ static bool sdci_http_is_token(sdci_str text)
 {
     for (size_t i = 0; i < text.len; i++) {
         char c = sdci_lower(text.ptr[i]);
-        bool is_alnum = (c >= 'a' && c <= 'z') || sdci_is_digit(c);
-        if (!is_alnum && (c == '\0' || strchr("!#$%&'*+-.^_`|~", c) == NULL)) {
+        bool is_common = (c >= 'a' && c <= 'z') || c == '-' || sdci_is_digit(c);
+        if (!is_common && (c == '\0' || strchr("!#$%&'*+.^_`|~", c) == NULL)) {
             return false;
         }
     }
@@ -4951,94 +4972,123 @@ static sdc_err sdci_http_head_done(sdc_http *http)
     return SDC_OK;
 }
 
-/* `line` holds the newest whole field and behind it, from line_at on, the line being read: only a
-   line that does not begin with a space shows that the field before it was whole. The others are
-   folds, which a client reads as one space (RFC 9112, 5.2). */
+static bool sdci_http_is_fold(char first)
+{
+    return first == ' ' || first == '\t';
+}
+
+/* `line` holds the newest field, if the end of a feed has cut it or what is behind it: only the
+   first byte of the next line shows that it was whole. Lines that begin with a space are folds,
+   which a client reads as one space (RFC 9112, 5.2). */
 static sdc_err sdci_http_flush_field(sdc_http *http)
 {
-    sdc_err err = SDC_OK;
+    uint64_t at = http->at;
 
-    if (http->line_at > 0) {
-        uint64_t at = http->at;
-        http->at = http->field_at;
-        err = sdci_http_field(http, sdci_slice(http->line.ptr, http->line_at));
-        http->at = at;
-        memmove(http->line.ptr, http->line.ptr + http->line_at, http->line.len - http->line_at);
-        http->line.len -= http->line_at;
-        http->line_at = 0;
-    }
+    http->at = http->field_at;
+    sdc_err err = sdci_http_field(http, sdci_slice(http->line.ptr, http->line_at));
+    http->at = at;
+    http->line_at = 0;
+    sdci_buf_clear(&http->line);
     return err;
 }
 
-/* A line without its CRLF. */
-static sdc_err sdci_http_line_done(sdc_http *http)
+/* A line without its CRLF. Answers whether it is a field, which a fold may follow. */
+static bool sdci_http_line_done(sdc_http *http, sdci_str line)
 {
-    sdci_str line = sdci_buf_from(&http->line, http->line_at);
-
     if (http->state == SDCI_HTTP_STATUS_LINE) {
-        sdc_err err = sdci_http_status_line(http, line);
-        sdci_buf_clear(&http->line);
-        return err;
+        (void)sdci_http_status_line(http, line);
+    } else if (line.len == 0) {
+        (void)sdci_http_head_done(http);
+    } else if (sdci_http_is_fold(line.ptr[0]) && http->line_at == 0) {
+        (void)sdci_http_fail(http, SDC_ERR_HTTP, "a folded line without a field");
+    } else {
+        return true;
     }
-    if (line.len > 0 && (line.ptr[0] == ' ' || line.ptr[0] == '\t')) {
-        if (http->line_at == 0) {
-            return sdci_http_fail(http, SDC_ERR_HTTP, "a folded line without a field");
-        }
-        http->line_at = http->line.len;
-        return SDC_OK;
-    }
-    bool is_end = line.len == 0;
-    sdc_err err = sdci_http_flush_field(http);
-    if (err == SDC_OK && is_end) {
-        sdci_buf_clear(&http->line);
-        return sdci_http_head_done(http);
-    }
-    http->line_at = http->line.len;
-    http->field_at = http->at;
-    return err;
+    return false;
 }
 
 /* A peer that does not speak HTTP is told from its first bytes: it may never send a line end. */
-static sdc_err sdci_http_check_start(sdc_http *http)
+static sdc_err sdci_http_check_start(sdc_http *http, sdci_str line)
 {
-    size_t len = (size_t)sdci_min(http->line.len, 7);
+    size_t len = (size_t)sdci_min(line.len, 7);
 
-    if (http->state == SDCI_HTTP_STATUS_LINE && memcmp(http->line.ptr, "HTTP/1.", len) != 0) {
+    if (http->state == SDCI_HTTP_STATUS_LINE && memcmp(line.ptr, "HTTP/1.", len) != 0) {
         return sdci_http_fail(http, SDC_ERR_HTTP, "the peer does not speak HTTP/1.x");
     }
     return SDC_OK;
 }
 
+static sdc_err sdci_http_check_end(sdc_http *http, sdci_str line)
+{
+    if (line.len < 2 || line.ptr[line.len - 2] != '\r') {
+        return sdci_http_fail(http, SDC_ERR_HTTP, "a line of the head does not end in CRLF");
+    }
+    return SDC_OK;
+}
+
+/* Most heads come in one piece: then a field is read where it is, when the byte behind it shows
+   that no fold follows. False: it has to go through `line`. */
+static bool sdci_http_line_in_place(sdc_http *http, sdci_str line, bool has_next, char next)
+{
+    bool is_whole = http->state == SDCI_HTTP_STATUS_LINE || line.len == 2 ||
+                    (has_next && !sdci_http_is_fold(next));
+
+    if (http->line.len > 0 || !is_whole) {
+        return false;
+    }
+    if (sdci_http_check_start(http, line) == SDC_OK && sdci_http_check_end(http, line) == SDC_OK) {
+        line.len -= 2;
+        if (sdci_http_line_done(http, line)) {
+            (void)sdci_http_field(http, line);
+        }
+    }
+    return true;
+}
+
+/* Through `line`: a piece of a line, up to its LF where that is there. */
+static void sdci_http_line_piece(sdc_http *http, sdci_str piece, bool has_end)
+{
+    sdci_put(&http->line, piece.ptr, piece.len);
+    if (http->line.err != SDC_OK) {
+        (void)sdci_http_fail(http, http->line.err, NULL);
+        return;
+    }
+    sdci_str line = sdci_buf_from(&http->line, http->line_at);
+    if (sdci_http_check_start(http, line) != SDC_OK || !has_end ||
+        sdci_http_check_end(http, line) != SDC_OK) {
+        return;
+    }
+    http->line.len -= 2;
+    line.len -= 2;
+    if (!sdci_http_line_done(http, line)) {
+        sdci_buf_clear(&http->line);
+        return;
+    }
+    http->field_at = http->line_at == 0 ? http->at : http->field_at;
+    http->line_at = http->line.len;
+}
+
 /* Takes bytes up to the end of one line, or up to the limit. */
 static size_t sdci_http_head(sdc_http *http, const char *bytes, size_t len)
 {
+    if (http->line_at > 0 && http->line.len == http->line_at && !sdci_http_is_fold(bytes[0]) &&
+        sdci_http_flush_field(http) != SDC_OK) {
+        return 0;
+    }
     size_t room = (size_t)sdci_min(len, http->head_max - http->head_bytes);
     const char *lf = room > 0 ? (const char *)memchr(bytes, '\n', room) : NULL;
     size_t taken = lf != NULL ? (size_t)(lf - bytes) + 1 : room;
+    sdci_str line = sdci_slice(bytes, taken);
+    char next = taken < len ? bytes[taken] : '\0';
 
     http->head_bytes += taken;
-    sdci_put(&http->line, bytes, taken);
-    if (http->line.err != SDC_OK) {
-        (void)sdci_http_fail(http, http->line.err, NULL);
-        return taken;
+    if (lf == NULL || !sdci_http_line_in_place(http, line, taken < len, next)) {
+        sdci_http_line_piece(http, line, lf != NULL);
     }
-    if (http->line.len > 0 && sdci_http_check_start(http) != SDC_OK) {
-        return taken;
+    if (lf == NULL && room < len) {
+        http->at = http->offset + room;
+        (void)sdci_http_fail(http, SDC_ERR_LIMIT, "the head is longer than max_head_bytes");
     }
-    if (lf == NULL) {
-        if (room < len) {
-            http->at = http->offset + room;
-            (void)sdci_http_fail(http, SDC_ERR_LIMIT, "the head is longer than max_head_bytes");
-        }
-        return taken;
-    }
-    sdci_str line = sdci_buf_from(&http->line, http->line_at);
-    if (line.len < 2 || line.ptr[line.len - 2] != '\r') {
-        (void)sdci_http_fail(http, SDC_ERR_HTTP, "a line of the head does not end in CRLF");
-        return taken;
-    }
-    http->line.len -= 2;
-    (void)sdci_http_line_done(http);
     return taken;
 }
 
@@ -5572,23 +5622,32 @@ static void sdci_posix_stream_close(void *user, void *stream)
 
 #define SDCI_WAKER_BITS (sizeof(uintptr_t) * 4)
 
-/* A pipe, both ends in one pointer. */
-static sdc_err sdci_posix_waker_create(void *user, void **waker, sdc_error *error)
+static bool sdci_open_pipe(int ends[2])
 {
-    int ends[2];
-
-    (void)user;
     if (pipe(ends) != 0) {
-        return sdci_fail_os(error, SDC_ERR_IO, "pipe", errno);
+        return false;
     }
-    uintptr_t limit = ((uintptr_t)1 << SDCI_WAKER_BITS) - 1;
-    if (!sdci_set_nonblocking(ends[0]) || !sdci_set_nonblocking(ends[1]) ||
-        (uintptr_t)ends[0] >= limit || (uintptr_t)ends[1] >= limit) {
+    if (!sdci_set_nonblocking(ends[0]) || !sdci_set_nonblocking(ends[1])) {
         int code = errno;
         (void)close(ends[0]);
         (void)close(ends[1]);
-        return sdci_fail_os(error, SDC_ERR_IO, "fcntl", code);
+        errno = code;
+        return false;
     }
+    return true;
+}
+
+/* A pipe, both ends in one pointer. */
+static sdc_err sdci_posix_waker_create(void *user, void **waker, sdc_error *error)
+{
+    int one = sdci_open_wakes();
+    int ends[2] = { one, one };
+
+    (void)user;
+    if (one < 0 && !sdci_open_pipe(ends)) {
+        return sdci_fail_os(error, SDC_ERR_IO, "pipe", errno);
+    }
+    SDC_ASSERT((uintptr_t)(ends[0] | ends[1]) + 1 < (uintptr_t)1 << SDCI_WAKER_BITS);
     *waker = (void *)(((uintptr_t)ends[0] + 1) | ((uintptr_t)ends[1] + 1) << SDCI_WAKER_BITS);
     return SDC_OK;
 }
@@ -5609,10 +5668,10 @@ static int sdci_waker_write_end(const void *waker)
 static void sdci_posix_waker_wake(void *user, void *waker)
 {
     int saved = errno;
-    char byte = 1;
+    uint64_t one = 1;           /* as an eventfd wants it */
 
     (void)user;
-    while (write(sdci_waker_write_end(waker), &byte, 1) < 0 && errno == EINTR) {
+    while (write(sdci_waker_write_end(waker), &one, sizeof one) < 0 && errno == EINTR) {
         continue;
     }
     errno = saved;
@@ -5622,7 +5681,9 @@ static void sdci_posix_waker_destroy(void *user, void *waker)
 {
     (void)user;
     (void)close(sdci_waker_read_end(waker));
-    (void)close(sdci_waker_write_end(waker));
+    if (sdci_waker_write_end(waker) != sdci_waker_read_end(waker)) {
+        (void)close(sdci_waker_write_end(waker));
+    }
 }
 
 static void sdci_drain(int fd)
@@ -5748,6 +5809,7 @@ static bool sdci_io_complete(const sdc_io *given, sdc_io *out)
 
 #define SDCI_IPS_MAX  8
 #define SDCI_RETRY_MS 500u
+#define SDCI_REQUEST_KEPT 512u
 
 /* The agent: owned by the client, the same for all its links. */
 typedef struct sdci_agent {
@@ -6065,11 +6127,16 @@ static void sdci_call_init(sdci_call *call, const sdc_io *io, const sdc_allocato
     sdci_call_enter(call, SDCI_CALL_IDLE, 0);
 }
 
-/* Ends the exchange, however it went: an idle call holds no buffer. */
+/* Ends the exchange, however it went. The memory of a request serves the next one too, since most
+   are short and much alike. */
 static void sdci_call_end(sdci_call *call)
 {
     sdci_http_deinit(&call->http);
-    sdci_buf_deinit(&call->request);
+    if (call->request.cap <= SDCI_REQUEST_KEPT) {
+        sdci_buf_clear(&call->request);
+    } else {
+        sdci_buf_deinit(&call->request);
+    }
     call->has_more = false;
     sdci_call_enter(call, SDCI_CALL_IDLE, 0);
 }
@@ -6085,6 +6152,7 @@ static void sdci_call_deinit(sdci_call *call)
 {
     sdci_link_deinit(&call->link);
     sdci_call_end(call);
+    sdci_buf_deinit(&call->request);
 }
 
 /* Between exchanges: bytes or an end that nobody asked for mean that the connection is of no more
@@ -6852,10 +6920,9 @@ static void sdci_request_param(sdci_request *request, const char *key, const cha
 static void sdci_request_param_u64(sdci_request *request, const char *key, uint64_t value,
                                    const char *unit)
 {
-    char text[32];
-
-    (void)snprintf(text, sizeof text, "%llu%s", (unsigned long long)value, unit);
-    sdci_request_param(request, key, text);
+    sdci_request_param(request, key, "");
+    sdci_put_u64(request->out, value);
+    sdci_put_text(request->out, unit);
 }
 
 static void sdci_request_param_if(sdci_request *request, const char *key, const char *value)
@@ -6890,21 +6957,24 @@ static void sdci_request_token(sdci_request *request)
         request->token_len = strlen(token);
         sdci_put_text(request->out, token);
         sdci_put_text(request->out, "\r\n");
+        sdci_wipe(token, request->token_len);
     }
-    sdci_wipe(token, sizeof token);
 }
 
 /* The rest of the head. `body` is NULL for a GET; a PUT always says how long its body is. */
 static void sdci_request_end(sdci_request *request, const sdci_str *body)
 {
     sdci_buf *out = request->out;
-    char agent[64];
 
     sdci_put_text(out, " HTTP/1.1\r\nHost: ");
     sdci_put_text(out, request->client->agent.name);
-    (void)snprintf(agent, sizeof agent, "\r\nUser-Agent: sdconsul/%d.%d.%d\r\n", SDC_VERSION_MAJOR,
-                   SDC_VERSION_MINOR, SDC_VERSION_PATCH);
-    sdci_put_text(out, agent);
+    sdci_put_text(out, "\r\nUser-Agent: sdconsul/");
+    sdci_put_u64(out, SDC_VERSION_MAJOR);
+    sdci_put_char(out, '.');
+    sdci_put_u64(out, SDC_VERSION_MINOR);
+    sdci_put_char(out, '.');
+    sdci_put_u64(out, SDC_VERSION_PATCH);
+    sdci_put_text(out, "\r\n");
     sdci_put_text(out, request->header);
     sdci_request_token(request);
     if (request->client->authorization != NULL) {
@@ -7025,8 +7095,11 @@ static void sdci_answer_init(sdci_answer *answer, const sdci_request *request, c
     while (len < path.len && path.ptr[len] != '?' && path.ptr[len] != ' ') {
         len++;
     }
-    (void)snprintf(answer->what, sizeof answer->what, "%s %.*s", method, (int)sdci_min(len, 90),
-                   path.ptr);
+    size_t at = strlen(method);
+    len = (size_t)sdci_min(len, sizeof answer->what - at - 2);
+    memcpy(answer->what, method, at);
+    answer->what[at] = ' ';
+    memcpy(answer->what + at + 1, path.ptr, len);
 }
 
 /* A peer that echoes the request must not put our token into a log; nor a part of it that the end
@@ -7261,12 +7334,16 @@ static bool sdci_task_is_stopping(const sdc_task *task)
 
 /* -- Wants -- */
 
-sdc_wants sdc_task_wants(const sdc_task *task)
+static sdc_wants sdci_task_wants_at(const sdc_task *task, uint64_t now_ms)
 {
-    uint64_t now_ms = sdc_client_now_ms(task->client);
     bool is_woken = sdci_atomic_get(&task->is_woken) != 0;
 
     return sdci_call_wants(&task->call, is_woken ? 0 : task->ops->deadline(task), now_ms);
+}
+
+sdc_wants sdc_task_wants(const sdc_task *task)
+{
+    return sdci_task_wants_at(task, sdc_client_now_ms(task->client));
 }
 
 static void sdci_task_tell(sdc_task *task, sdc_wants wants)
@@ -7537,7 +7614,7 @@ static sdc_err sdci_task_round(sdc_task *task, bool may_block)
 static sdc_err sdci_task_wait(sdc_task *task, uint64_t limit_ms, sdc_error *error)
 {
     const sdc_io *io = &task->client->io;
-    sdc_wants wants = sdc_task_wants(task);
+    sdc_wants wants = sdci_task_wants_at(task, task->now_ms);
 
     wants.deadline_ms = sdci_min(wants.deadline_ms, limit_ms);
     if (wants.deadline_ms <= task->now_ms) {
@@ -7597,8 +7674,8 @@ sdc_err sdc_step(sdc_task *task, int timeout_ms)
     if (timeout_ms == 0) {
         err = sdci_task_round(task, false);
     } else {
-        uint64_t now_ms = sdc_client_now_ms(task->client);
-        uint64_t limit_ms = timeout_ms < 0 ? SDCI_FOREVER : now_ms + (uint64_t)timeout_ms;
+        uint64_t limit_ms = timeout_ms < 0 ? SDCI_FOREVER
+                          : sdc_client_now_ms(task->client) + (uint64_t)timeout_ms;
         err = sdci_task_step_until(task, limit_ms);
         sdci_task_end_waker(task);
     }
@@ -11409,6 +11486,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_READ_EVERY_MS
 #undef SDCI_READ_SLOWEST_MS
 #undef SDCI_RECEIVE_BYTES
+#undef SDCI_REQUEST_KEPT
 #undef SDCI_RETRY_MS
 #undef SDCI_SEND_FLAGS
 #undef SDCI_SLACK_MS
