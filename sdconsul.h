@@ -7698,7 +7698,7 @@ sdc_err sdc_step(sdc_task *task, int timeout_ms)
 
 #define SDCI_LIST_MAX    ((size_t)1 << 30)
 #define SDCI_LIST_AHEAD  8u             /* how far a lost place is looked for in the old list */
-#define SDCI_LIST_RECENT 256u
+#define SDCI_LIST_RECENT 128u
 #define SDCI_IS_FRESH    0x80000000u
 
 typedef struct sdci_event {
@@ -7900,6 +7900,17 @@ typedef struct sdci_spare {
     size_t size;
 } sdci_spare;
 
+/* A text or an array of texts that was kept, by its offset; len 0: none. */
+typedef struct sdci_kept {
+    uint32_t at, len;
+    bool is_array;
+} sdci_kept;
+
+/* Those of a moment ago, by a hash: in each pair the one that was wanted last comes first. */
+typedef struct sdci_recent {
+    sdci_kept pairs[SDCI_LIST_RECENT][2];
+} sdci_recent;
+
 /* Instances on their way into an event. Those that are not taken over from the old one are fresh:
    in a block that is to be the event's their texts and arrays grow from behind the head, and the
    instances themselves from the end downwards. Until that block is known to stay where it is, what
@@ -7911,7 +7922,7 @@ typedef struct sdci_list {
     char *block;                /* NULL until there is something to keep */
     size_t cap;
     size_t text_end;
-    uint32_t *recent;           /* by a hash: offsets of texts that were kept a moment ago */
+    sdci_recent *recent;
     sdci_buf from;              /* uint32_t for each: where in the old event, or which fresh one;
                                    not written while all is as in the last body */
     size_t num, num_fresh;
@@ -7943,7 +7954,7 @@ static void sdci_list_forget_old(sdci_list *list)
 static void sdci_list_deinit(sdci_list *list)
 {
     sdci_free(list->allocator, list->block, list->cap);
-    sdci_free(list->allocator, list->recent, SDCI_LIST_RECENT * sizeof *list->recent);
+    sdci_free(list->allocator, list->recent, sizeof *list->recent);
     sdci_buf_deinit(&list->from);
     sdci_list_forget_old(list);
     list->block = NULL;
@@ -8032,8 +8043,7 @@ static bool sdci_list_begin(sdci_list *list)
         list->cap = list->spare->size;
         list->spare->ptr = NULL;
     }
-    list->recent = (uint32_t *)sdci_new(list->allocator,
-                                        SDCI_LIST_RECENT * sizeof *list->recent);
+    list->recent = (sdci_recent *)sdci_new(list->allocator, sizeof *list->recent);
     list->err = list->recent == NULL ? SDC_ERR_NOMEM : list->err;
     list->text_end = sizeof(sdci_event);
     if (!sdci_list_room(list, 1)) {
@@ -8063,25 +8073,54 @@ static const char *sdci_list_put(sdci_list *list, const char *text, size_t len)
     return (const char *)sdci_as_pointer(at);
 }
 
+/* Where the same bytes were kept a moment ago; NULL: not, and then those at `at` are. */
+static const sdci_kept *sdci_list_recall(sdci_list *list, const char *bytes, size_t len, size_t at,
+                                         bool is_array)
+{
+    uint32_t hash = 2166136261u;
+
+    for (size_t i = 0; i < len; i++) {
+        hash = (hash ^ (unsigned char)bytes[i]) * 16777619u;
+    }
+    sdci_kept *pair = list->recent->pairs[(hash ^ hash >> 16) % SDCI_LIST_RECENT];
+    for (size_t i = 0; i < 2; i++) {
+        sdci_kept found = pair[i];
+        if (found.len == len && found.is_array == is_array &&
+            memcmp(list->block + found.at, bytes, len) == 0) {
+            pair[i] = pair[0];
+            pair[0] = found;
+            return &pair[0];
+        }
+    }
+    pair[1] = pair[0];
+    pair[0].at = (uint32_t)at;
+    pair[0].len = (uint32_t)len;
+    pair[0].is_array = is_array;
+    return NULL;
+}
+
 /* Instances of one service have most of their texts in common: what was kept a moment ago is not
    kept again. */
 static const char *sdci_list_keep(sdci_list *list, const char *text)
 {
-    uint32_t hash = 2166136261u;
-    size_t len = 0;
-
     if (list->err != SDC_OK || sdci_is_empty(text)) {
         return (const char *)sdci_as_pointer(sizeof(sdci_event));
     }
-    for (; text[len] != '\0'; len++) {
-        hash = (hash ^ (unsigned char)text[len]) * 16777619u;
+    size_t len = strlen(text);
+    const sdci_kept *kept = sdci_list_recall(list, text, len + 1, list->text_end, false);
+    return kept != NULL ? (const char *)sdci_as_pointer(kept->at) : sdci_list_put(list, text, len);
+}
+
+/* Room for an array, aligned for pointers. Answers its offset. */
+static size_t sdci_list_array(sdci_list *list, size_t size)
+{
+    size_t at = size > 0 ? sdci_aligned(list->text_end) : list->text_end;
+
+    if (sdci_list_room(list, at - list->text_end + size)) {
+        memset(list->block + list->text_end, 0, at - list->text_end + size);
+        list->text_end = at + size;
     }
-    uint32_t *recent = &list->recent[(hash ^ hash >> 16) % SDCI_LIST_RECENT];
-    if (*recent == 0 || strcmp(list->block + *recent, text) != 0) {
-        *recent = (uint32_t)list->text_end;
-        return sdci_list_put(list, text, len);
-    }
-    return (const char *)sdci_as_pointer(*recent);
+    return at;
 }
 
 static void sdci_list_set(sdci_list *list, size_t at, const void *item, size_t size)
@@ -8091,74 +8130,70 @@ static void sdci_list_set(sdci_list *list, size_t at, const void *item, size_t s
     }
 }
 
-static size_t sdci_list_add_tags(sdci_list *list, size_t at, const sdc_instance *in)
+/* An array of texts alone that was kept a moment ago is not kept again either: then all its texts
+   are older than it, and nothing stands behind it. Answers where the one to use is. */
+static size_t sdci_list_share(sdci_list *list, size_t at, size_t size)
 {
-    for (size_t i = 0; i < in->num_tags; i++) {
-        const char *tag = sdci_list_keep(list, in->tags[i]);
-        sdci_list_set(list, at, &tag, sizeof tag);
-        at += sizeof tag;
+    if (list->err != SDC_OK || size == 0) {
+        return at;
     }
-    return at;
+    const sdci_kept *kept = sdci_list_recall(list, list->block + at, size, at, true);
+    if (kept == NULL) {
+        return at;
+    }
+    list->text_end = at;
+    return kept->at;
 }
 
-static size_t sdci_list_add_meta(sdci_list *list, size_t at, const sdc_instance *in)
+static void sdci_list_add_tags(sdci_list *list, sdc_instance *out, const sdc_instance *in)
 {
+    size_t size = in->num_tags * sizeof in->tags[0];
+    size_t at = sdci_list_array(list, size);
+
+    for (size_t i = 0; i < in->num_tags; i++) {
+        const char *tag = sdci_list_keep(list, in->tags[i]);
+        sdci_list_set(list, at + i * sizeof tag, &tag, sizeof tag);
+    }
+    out->tags = (const char *const *)sdci_as_pointer(sdci_list_share(list, at, size));
+}
+
+static void sdci_list_add_meta(sdci_list *list, sdc_instance *out, const sdc_instance *in)
+{
+    size_t size = in->num_meta * sizeof in->meta[0];
+    size_t at = sdci_list_array(list, size);
+
     for (size_t i = 0; i < in->num_meta; i++) {
         sdc_kv pair;
         pair.key = sdci_list_keep(list, in->meta[i].key);
         pair.value = sdci_list_keep(list, in->meta[i].value);
-        sdci_list_set(list, at, &pair, sizeof pair);
-        at += sizeof pair;
+        sdci_list_set(list, at + i * sizeof pair, &pair, sizeof pair);
     }
-    return at;
+    out->meta = (const sdc_kv *)sdci_as_pointer(sdci_list_share(list, at, size));
 }
 
-static size_t sdci_list_add_addresses(sdci_list *list, size_t at, const sdc_instance *in)
+static void sdci_list_add_addresses(sdci_list *list, sdc_instance *out, const sdc_instance *in)
 {
+    size_t at = sdci_list_array(list, in->num_tagged_addresses * sizeof(sdc_address));
+
+    out->tagged_addresses = (const sdc_address *)sdci_as_pointer(at);
     for (size_t i = 0; i < in->num_tagged_addresses; i++) {
         sdc_address address = in->tagged_addresses[i];
         address.key = sdci_list_keep(list, in->tagged_addresses[i].key);
         address.address = sdci_list_keep(list, in->tagged_addresses[i].address);
-        sdci_list_set(list, at, &address, sizeof address);
-        at += sizeof address;
+        sdci_list_set(list, at + i * sizeof address, &address, sizeof address);
     }
-    return at;
 }
 
-static size_t sdci_list_add_ports(sdci_list *list, size_t at, const sdc_instance *in)
+static void sdci_list_add_ports(sdci_list *list, sdc_instance *out, const sdc_instance *in)
 {
+    size_t at = sdci_list_array(list, in->num_ports * sizeof(sdc_port));
+
+    out->ports = (const sdc_port *)sdci_as_pointer(at);
     for (size_t i = 0; i < in->num_ports; i++) {
         sdc_port port = in->ports[i];
         port.name = sdci_list_keep(list, in->ports[i].name);
-        sdci_list_set(list, at, &port, sizeof port);
-        at += sizeof port;
+        sdci_list_set(list, at + i * sizeof port, &port, sizeof port);
     }
-    return at;
-}
-
-/* The arrays stand behind one another, and behind them the texts that they point to. All elements
-   are made of pointers and smaller things, so whole elements keep each other aligned. */
-static void sdci_list_add_arrays(sdci_list *list, sdc_instance *out, const sdc_instance *in)
-{
-    size_t at = sdci_aligned(list->text_end);
-    size_t end = at + in->num_tags * sizeof in->tags[0] + in->num_meta * sizeof in->meta[0] +
-                 in->num_tagged_addresses * sizeof in->tagged_addresses[0] +
-                 in->num_ports * sizeof in->ports[0];
-
-    if (!sdci_list_room(list, end - list->text_end)) {
-        return;
-    }
-    memset(list->block + list->text_end, 0, end - list->text_end);
-    list->text_end = end;
-    out->tags = (const char *const *)sdci_as_pointer(at);
-    at = sdci_list_add_tags(list, at, in);
-    out->meta = (const sdc_kv *)sdci_as_pointer(at);
-    at = sdci_list_add_meta(list, at, in);
-    out->tagged_addresses = (const sdc_address *)sdci_as_pointer(at);
-    at = sdci_list_add_addresses(list, at, in);
-    out->ports = (const sdc_port *)sdci_as_pointer(at);
-    at = sdci_list_add_ports(list, at, in);
-    SDC_ASSERT(at == end);
 }
 
 /* A program that fills a cache may give addr alone, or host and port alone. */
@@ -8194,7 +8229,10 @@ static void sdci_list_add_fresh(sdci_list *list, const sdc_instance *in)
     for (size_t i = 0; i < sizeof texts / sizeof texts[0] && list->err == SDC_OK; i++) {
         *texts[i] = sdci_list_keep(list, *texts[i]);
     }
-    sdci_list_add_arrays(list, &out, in);
+    sdci_list_add_tags(list, &out, in);
+    sdci_list_add_addresses(list, &out, in);
+    sdci_list_add_ports(list, &out, in);
+    sdci_list_add_meta(list, &out, in);
     if (sdci_list_room(list, sizeof out)) {
         list->num_fresh++;
         memcpy(sdci_list_fresh(list), &out, sizeof out);
@@ -8260,10 +8298,44 @@ static const char *sdci_moved(const char *text, uintptr_t by)
     return (const char *)((uintptr_t)text + by);
 }
 
+/* The block that pointers move to, and how far. */
+typedef struct sdci_move {
+    uintptr_t block;
+    size_t size;
+    uintptr_t by;
+} sdci_move;
+
+static sdci_move sdci_move_to(const void *block, size_t size, uintptr_t by)
+{
+    sdci_move move;
+
+    move.block = (uintptr_t)block;
+    move.size = size;
+    move.by = by;
+    return move;
+}
+
+/* Instances share arrays of texts: another one may have moved this one's, whose texts are in the
+   new block then. They are not as long as they are offsets, or in the old block. */
+static bool sdci_has_moved(const char *text, const sdci_move *move)
+{
+    return (uintptr_t)text - move->block < move->size;
+}
+
+static void sdci_relocate_texts(const char **texts, size_t num, const sdci_move *move)
+{
+    if (num > 0 && !sdci_has_moved(texts[0], move)) {
+        for (size_t i = 0; i < num; i++) {
+            texts[i] = sdci_moved(texts[i], move->by);
+        }
+    }
+}
+
 /* Moves every pointer of an instance by the same distance: its texts and arrays have moved there,
    or have found their place at last. The arrays are read where they are now. */
-static void sdci_relocate(sdc_instance *at, uintptr_t by)
+static void sdci_relocate(sdc_instance *at, const sdci_move *move)
 {
+    uintptr_t by = move->by;
     const char **tags = (const char **)((uintptr_t)at->tags + by);
     sdc_kv *meta = (sdc_kv *)((uintptr_t)at->meta + by);
     sdc_address *addresses = (sdc_address *)((uintptr_t)at->tagged_addresses + by);
@@ -8281,13 +8353,8 @@ static void sdci_relocate(sdc_instance *at, uintptr_t by)
     at->peer = sdci_moved(at->peer, by);
     at->region = sdci_moved(at->region, by);
     at->zone = sdci_moved(at->zone, by);
-    for (size_t i = 0; i < at->num_tags; i++) {
-        tags[i] = sdci_moved(tags[i], by);
-    }
-    for (size_t i = 0; i < at->num_meta; i++) {
-        meta[i].key = sdci_moved(meta[i].key, by);
-        meta[i].value = sdci_moved(meta[i].value, by);
-    }
+    sdci_relocate_texts(tags, at->num_tags, move);
+    sdci_relocate_texts(&meta->key, 2 * at->num_meta, move);
     for (size_t i = 0; i < at->num_tagged_addresses; i++) {
         addresses[i].key = sdci_moved(addresses[i].key, by);
         addresses[i].address = sdci_moved(addresses[i].address, by);
@@ -8362,7 +8429,8 @@ typedef struct sdci_building {
                                    among the sorted ones */
     const sdc_instance **sorted;    /* the fresh ones, and room for as many to sort with */
     size_t size;                /* of `sorted` and `place`, one piece of memory */
-    uintptr_t moved;            /* from the old block, what is taken over */
+    sdci_move fresh_move;       /* from offsets */
+    sdci_move old_move;         /* of what is taken over */
 } sdci_building;
 
 /* Texts, copied texts, instances, order. */
@@ -8387,9 +8455,14 @@ static sdc_err sdci_building_layout(sdci_building *b, sdci_list *list)
         list->cap = block != NULL ? size : list->cap;
         list->block = block != NULL ? block : list->block;
     }
+    if ((uintptr_t)list->block < list->cap) {
+        return SDC_ERR_NOMEM;           /* so low that offsets would look like addresses */
+    }
+    b->fresh_move = sdci_move_to(list->block, list->cap, (uintptr_t)list->block);
     if (list->old != NULL) {
         memcpy(list->block + old_at, list->old + 1, old_len);
-        b->moved = (uintptr_t)list->block + old_at - (uintptr_t)(list->old + 1);
+        b->old_move = sdci_move_to(list->block, list->cap, (uintptr_t)list->block + old_at -
+                                                               (uintptr_t)(list->old + 1));
     }
     list->text_end = old_at + old_len;
     b->list = list;
@@ -8438,7 +8511,7 @@ static void sdci_building_sort(sdci_building *b)
     uint32_t *place = b->place + sdci_list_num_old(b->list);
 
     for (size_t i = 0; i < num; i++) {
-        sdci_relocate(&b->fresh[i], (uintptr_t)b->list->block);
+        sdci_relocate(&b->fresh[i], &b->fresh_move);
         sdci_canonical(&b->fresh[i]);
         b->sorted[i] = &b->fresh[i];
     }
@@ -8476,7 +8549,7 @@ static bool sdci_building_merge(sdci_building *b)
         if (i < num_old && (k == b->list->num_fresh ||
                             sdci_compare_place(&old[i], &b->fresh[k]) <= 0)) {
             b->into[n] = old[i];
-            sdci_relocate(&b->into[n], b->moved);
+            sdci_relocate(&b->into[n], &b->old_move);
             b->place[i] = (uint32_t)n;
             is_same = is_same && i == n;
             i++;
@@ -8519,7 +8592,7 @@ static sdci_event *sdci_building_end(const sdci_building *b, sdci_list *list)
     event->waste = waste;
     event->order = b->order;
     event->base = list->old != NULL ? &list->old->pub : NULL;
-    event->moved = b->moved;
+    event->moved = b->old_move.by;
     event->holds = 1;
     event->pub.message = event->message;
     event->pub.instances = b->into;
@@ -8584,8 +8657,9 @@ static sdci_event *sdci_event_copy(const sdc_event *from)
     event->order = (uint32_t *)((uintptr_t)old->order + event->moved);
     sdc_instance *instances = (sdc_instance *)((uintptr_t)from->instances + event->moved);
     event->pub.instances = instances;
+    sdci_move move = sdci_move_to(event, event->size, event->moved);
     for (size_t i = 0; i < from->num_instances; i++) {
-        sdci_relocate(&instances[i], event->moved);
+        sdci_relocate(&instances[i], &move);
     }
     return event;
 }
