@@ -8114,8 +8114,11 @@ static const char *sdci_list_keep(sdci_list *list, const char *text)
 /* Room for an array, aligned for pointers. Answers its offset. */
 static size_t sdci_list_array(sdci_list *list, size_t size)
 {
-    size_t at = size > 0 ? sdci_aligned(list->text_end) : list->text_end;
+    size_t at = sdci_aligned(list->text_end);
 
+    if (size == 0) {
+        return sizeof(sdci_event);      /* as the empty text: no place of its own */
+    }
     if (sdci_list_room(list, at - list->text_end + size)) {
         memset(list->block + list->text_end, 0, at - list->text_end + size);
         list->text_end = at + size;

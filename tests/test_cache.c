@@ -931,6 +931,354 @@ static void test_cache_update_and_destroy_inside_a_callback(void)
     cache_bed_deinit(&bed);
 }
 
+/* ---- lists that are gathered beside the event before ------------------------------------------ */
+
+enum { GATHER_MAX = 160 };
+
+/* Instances as a body has them, with texts of their own. */
+typedef struct gather_item {
+    sdc_instance in;
+    char         addr[64], host[32], id[32], node[32], commit[24];
+    const char  *tags[2];
+    sdc_kv       meta[3];
+    sdc_address  tagged[2];
+    sdc_port     ports[1];
+} gather_item;
+
+typedef struct gather_body {
+    gather_item  items[GATHER_MAX];
+    unsigned     versions[GATHER_MAX];
+    size_t       order[GATHER_MAX];     /* of the body: numbers of instances */
+    size_t       num;
+} gather_body;
+
+static void gather_fill(gather_item *item, size_t n, unsigned version)
+{
+    static const char *const zones[] = { "eu-central-1a", "eu-central-1b", "eu-central-1c" };
+    memset(item, 0, sizeof *item);
+    sdc_instance *in = &item->in;
+    snprintf(item->host, sizeof item->host, "10.0.%u.%u", (unsigned)(n / 4), version / 50);
+    snprintf(item->addr, sizeof item->addr, "%s:%u", item->host,
+             (unsigned)(20000 + (n * 7919 + version * 31) % 10000));
+    snprintf(item->id, sizeof item->id, "web-%zu", n);
+    snprintf(item->node, sizeof item->node, "node-%zu", n / 4);
+    snprintf(item->commit, sizeof item->commit, "%08x", (unsigned)(n * 2654435761u + version));
+    item->tags[0] = zones[n % 3];
+    item->tags[1] = version % 2 == 0 ? "v1.14.2" : "v1.15.0";
+    item->meta[0].key = "commit";
+    item->meta[0].value = n % 5 == 0 ? "" : item->commit;
+    item->meta[1].key = "team";
+    item->meta[1].value = "storefront";
+    item->tagged[0].key = "lan";
+    item->tagged[0].address = item->host;
+    item->tagged[0].port = 80;
+    item->ports[0].name = "http";
+    item->ports[0].port = 80;
+    in->addr = item->addr;
+    in->host = item->host;
+    in->id = item->id;
+    in->node = item->node;
+    in->service = "web";
+    in->datacenter = "dc1";
+    in->socket_path = in->ns = in->partition = in->peer = in->region = in->zone = "";
+    in->tags = item->tags;
+    in->num_tags = n % 7 == 0 ? 0 : 2;
+    in->meta = item->meta;
+    in->num_meta = 2;
+    in->tagged_addresses = item->tagged;
+    in->num_tagged_addresses = n % 4 == 0 ? 0 : 1;
+    in->ports = item->ports;
+    in->num_ports = n % 11 == 0 ? 1 : 0;
+    in->port = 80;
+    in->weight = 1;
+    in->status = SDC_STATUS_PASSING;
+}
+
+static void gather_body_init(gather_body *body, size_t num)
+{
+    memset(body, 0, sizeof *body);
+    for (size_t i = 0; i < GATHER_MAX; i++) {
+        gather_fill(&body->items[i], i, 0);
+        body->order[i] = i;
+    }
+    body->num = num;
+}
+
+static void gather_change(gather_body *body, size_t n)
+{
+    body->versions[n]++;
+    gather_fill(&body->items[n], n, body->versions[n]);
+}
+
+/* Adds the body to a list beside the newest event and offers it, as an instancer does. */
+static sdc_err gather_offer(sdc_cache *cache, const gather_body *body, bool *changed)
+{
+    sdci_list list;
+    sdci_list_init(&list, &cache->allocator, cache->current, &cache->spare);
+    for (size_t i = 0; i < body->num; i++) {
+        gather_item copy = body->items[body->order[i]];     /* gone when it has been added */
+        sdci_list_add(&list, &copy.in);
+        memset(copy.commit, 'x', sizeof copy.commit);
+    }
+    sdc_err err = sdci_cache_offer(cache, &list, 7, 1000, changed);
+    sdci_list_deinit(&list);
+    return err;
+}
+
+static void gather_reverse(gather_body *body, size_t from, size_t to)
+{
+    for (; from + 1 < to; from++, to--) {
+        size_t swap = body->order[from];
+        body->order[from] = body->order[to - 1];
+        body->order[to - 1] = swap;
+    }
+}
+
+static void test_cache_unchanged_list_needs_no_memory(void)
+{
+    gather_body body;
+    cache_bed bed;
+    bool changed = false;
+    REQUIRE(cache_bed_init(&bed));
+    gather_body_init(&body, 100);
+    CHECK_ERR(gather_offer(bed.cache, &body, &changed), SDC_OK);
+    CHECK(changed);
+    for (int round = 0; round < 3; round++) {
+        const sdc_event *before = cache_peek(&bed);
+        uint64_t calls = bed.memory.num_calls;
+        CHECK_ERR(gather_offer(bed.cache, &body, &changed), SDC_OK);
+        CHECK(!changed);
+        CHECK(cache_peek(&bed) == before);
+        CHECK_U64(bed.memory.num_calls, calls);
+        /* the same instances in another order: that takes some work, but only once */
+        gather_reverse(&body, 10, 90);
+        CHECK_ERR(gather_offer(bed.cache, &body, &changed), SDC_OK);
+        CHECK(!changed);
+        CHECK(cache_peek(&bed) == before);
+    }
+    cache_bed_deinit(&bed);
+}
+
+/* One byte less at the end of a body is a change too: its last instance is gone. */
+static void test_cache_list_that_ends_early_is_a_change(void)
+{
+    gather_body body;
+    cache_bed bed;
+    bool changed = false;
+    REQUIRE(cache_bed_init(&bed));
+    gather_body_init(&body, 20);
+    CHECK_ERR(gather_offer(bed.cache, &body, &changed), SDC_OK);
+    body.num = 19;
+    CHECK_ERR(gather_offer(bed.cache, &body, &changed), SDC_OK);
+    CHECK(changed);
+    CHECK_INT(cache_peek(&bed)->num_instances, 19);
+    body.num = 0;
+    CHECK_ERR(gather_offer(bed.cache, &body, &changed), SDC_OK);
+    CHECK(changed);
+    CHECK_INT(cache_peek(&bed)->num_instances, 0);
+    CHECK_ERR(gather_offer(bed.cache, &body, &changed), SDC_OK);
+    CHECK(!changed);
+    cache_bed_deinit(&bed);
+}
+
+static bool gather_is_inside(const sdci_event *event, const void *p, size_t size)
+{
+    uintptr_t at = (uintptr_t)p - (uintptr_t)event;
+    return at >= sizeof *event && at + size <= event->text_end;
+}
+
+/* Everything that an event points to is in its own block. */
+static void gather_check_own(const sdc_event *event)
+{
+    const sdci_event *block = sdci_event_of(event);
+    for (size_t i = 0; i < event->num_instances; i++) {
+        const sdc_instance *at = &event->instances[i];
+        const char *const texts[] = { at->addr, at->host, at->socket_path, at->id, at->service,
+                                      at->node, at->datacenter, at->ns, at->partition, at->peer,
+                                      at->region, at->zone };
+        for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
+            CHECK(gather_is_inside(block, texts[k], strlen(texts[k]) + 1));
+        }
+        for (size_t k = 0; k < at->num_tags; k++) {
+            CHECK(gather_is_inside(block, &at->tags[k], sizeof at->tags[k]));
+            CHECK(gather_is_inside(block, at->tags[k], 1));
+        }
+        for (size_t k = 0; k < at->num_meta; k++) {
+            CHECK(gather_is_inside(block, &at->meta[k], sizeof at->meta[k]));
+            CHECK(gather_is_inside(block, at->meta[k].key, 1));
+            CHECK(gather_is_inside(block, at->meta[k].value, 1));
+        }
+        for (size_t k = 0; k < at->num_tagged_addresses; k++) {
+            CHECK(gather_is_inside(block, at->tagged_addresses[k].key, 1));
+            CHECK(gather_is_inside(block, at->tagged_addresses[k].address, 1));
+        }
+        for (size_t k = 0; k < at->num_ports; k++) {
+            CHECK(gather_is_inside(block, at->ports[k].name, 1));
+        }
+    }
+}
+
+/* One step of a random history of a service. */
+static void gather_step(gather_body *body, uint64_t *state)
+{
+    size_t at = body->num > 0 ? (size_t)(cache_random(state) % body->num) : 0;
+    size_t some = (size_t)(cache_random(state) % 30);
+    switch (cache_random(state) % 10) {
+    case 0:                                     /* another order */
+        gather_reverse(body, at, at + some < body->num ? at + some : body->num);
+        break;
+    case 1:                                     /* all restart, or many */
+        for (size_t i = 0; i < body->num; i += 1 + at % 3) {
+            gather_change(body, body->order[i]);
+        }
+        break;
+    case 2: case 3:                             /* some go: they trade places with later ones */
+        for (size_t i = 0; i < some % 6 && body->num > 0; i++) {
+            body->num--;
+            at %= body->num + 1;
+            size_t gone = body->order[at];
+            memmove(&body->order[at], &body->order[at + 1],
+                    (GATHER_MAX - at - 1) * sizeof body->order[0]);
+            body->order[GATHER_MAX - 1] = gone;
+        }
+        break;
+    case 4: case 5:                             /* some come */
+        for (size_t i = 0; i < some % 6 && body->num < GATHER_MAX; i++) {
+            size_t come = body->order[GATHER_MAX - 1];
+            memmove(&body->order[at + 1], &body->order[at],
+                    (GATHER_MAX - at - 1) * sizeof body->order[0]);
+            body->order[at] = come;
+            body->num++;
+        }
+        break;
+    case 6:
+        break;
+    default:
+        if (body->num > 0) {
+            gather_change(body, body->order[at]);
+        }
+        break;
+    }
+}
+
+/* What is gathered beside the event before is what is gathered from nothing, told alike, and no
+   event changes when others are made of it. */
+static void test_cache_gathered_lists_are_those_given_at_once(void)
+{
+    static gather_body body;
+    sdc_instance given[GATHER_MAX];
+    cache_bed beside;
+    cache_bed plain;
+    cache_spy one = { 0 };
+    cache_spy two = { 0 };
+    uint64_t state = 4;
+    char before[600];
+    REQUIRE(cache_bed_init(&beside) && cache_bed_init(&plain));
+    beside.cache->keeps_spare = true;
+    gather_body_init(&body, 60);
+    CHECK_ERR(cache_listen(&beside, &one), SDC_OK);
+    CHECK_ERR(cache_listen(&plain, &two), SDC_OK);
+    for (unsigned round = 0; round < 1500 && test_num_failures() == 0; round++) {
+        bool changed = false;
+        test_note("round %u", round);
+        const sdc_event *held = sdc_cache_state(beside.cache);
+        sdc_change none;
+        memset(&none, 0, sizeof none);
+        cache_describe(before, sizeof before, held, &none);
+        gather_step(&body, &state);
+        for (size_t i = 0; i < body.num; i++) {
+            given[i] = body.items[body.order[i]].in;
+        }
+        CHECK_ERR(gather_offer(beside.cache, &body, &changed), SDC_OK);
+        CHECK_ERR(sdc_cache_update(plain.cache, given, body.num, 7, 1000), SDC_OK);
+        CHECK_INT(changed || held->err != SDC_OK, cache_peek(&beside) != held);
+        CHECK_INT(one.calls, two.calls);
+        CHECK_STR(one.told, two.told);
+        CHECK(sdci_same_instances(cache_peek(&beside), cache_peek(&plain)));
+        gather_check_own(cache_peek(&beside));
+        if (round % 40 == 39) {
+            CHECK_ERR(sdc_cache_update_error(beside.cache, SDC_ERR_IO, "x", 1000), SDC_OK);
+            CHECK_ERR(sdc_cache_update_error(plain.cache, SDC_ERR_IO, "x", 1000), SDC_OK);
+            gather_check_own(cache_peek(&beside));
+        }
+        char after[sizeof before];
+        cache_describe(after, sizeof after, held, &none);
+        CHECK_STR(after, before);
+        sdc_event_release(held);
+    }
+    cache_bed_deinit(&beside);
+    cache_bed_deinit(&plain);
+}
+
+static void test_cache_instances_share_texts_and_arrays(void)
+{
+    static gather_body body;
+    cache_bed bed;
+    bool changed = false;
+    REQUIRE(cache_bed_init(&bed));
+    gather_body_init(&body, 140);
+    CHECK_ERR(gather_offer(bed.cache, &body, &changed), SDC_OK);
+    const sdc_event *event = cache_peek(&bed);
+    size_t num_services = 1;
+    size_t num_tags = 1;
+    for (size_t i = 1; i < event->num_instances; i++) {
+        num_services += event->instances[i].service != event->instances[i - 1].service ? 1 : 0;
+        for (size_t k = 0; k < i && event->instances[i].num_tags > 0; k++) {
+            if (event->instances[k].tags == event->instances[i].tags) {
+                break;
+            }
+            num_tags += k + 1 == i ? 1 : 0;
+        }
+    }
+    CHECK_BETWEEN(num_services, 1, 4);
+    CHECK_BETWEEN(num_tags, 3, 20);
+    /* less than the instances alone would be twice */
+    CHECK(sdci_event_of(event)->text_end - sizeof(sdci_event) < 140 * sizeof(sdc_instance));
+    cache_bed_deinit(&bed);
+}
+
+static bool gather_story(cache_bed *bed, gather_body *body, uint64_t nth)
+{
+    bool changed = false;
+    fault_alloc_fail(&bed->memory, nth, false);
+    for (int i = 0; i < 4; i++) {
+        const sdc_event *before = cache_peek(bed);
+        sdc_err err = gather_offer(bed->cache, body, &changed);
+        if (err != SDC_OK) {
+            CHECK_ERR(err, SDC_ERR_NOMEM);
+            CHECK(cache_peek(bed) == before);
+            CHECK_ERR(gather_offer(bed->cache, body, &changed), SDC_OK);
+        }
+        CHECK_INT(cache_peek(bed)->num_instances, body->num);
+        gather_check_own(cache_peek(bed));
+        switch (i) {
+        case 0: gather_change(body, body->order[5]); break;
+        case 1: gather_reverse(body, 0, 50); break;
+        default:
+            for (size_t k = 0; k < body->num; k += 2) {
+                gather_change(body, body->order[k]);
+            }
+        }
+    }
+    return bed->memory.num_failed > 0;
+}
+
+static void test_cache_gathering_outlives_each_failed_allocation(void)
+{
+    static gather_body body;
+    bool happened = true;
+    for (uint64_t nth = 1; happened && test_num_failures() == 0; nth++) {
+        test_note("allocation %llu", (unsigned long long)nth);
+        cache_bed bed;
+        REQUIRE(cache_bed_init(&bed));
+        bed.cache->keeps_spare = nth % 2 == 0;
+        gather_body_init(&body, 60);
+        happened = gather_story(&bed, &body, nth);
+        cache_bed_deinit(&bed);
+        CHECK(nth < 500);
+    }
+}
+
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 static void test_cache_events_outlive_it(void)
@@ -1055,6 +1403,11 @@ static const test_case cases_cache[] = {
     TEST(test_cache_subscribe_inside_a_callback),
     TEST(test_cache_destroy_inside_a_callback),
     TEST(test_cache_update_and_destroy_inside_a_callback),
+    TEST(test_cache_unchanged_list_needs_no_memory),
+    TEST(test_cache_list_that_ends_early_is_a_change),
+    TEST(test_cache_gathered_lists_are_those_given_at_once),
+    TEST(test_cache_instances_share_texts_and_arrays),
+    TEST(test_cache_gathering_outlives_each_failed_allocation),
     TEST(test_cache_events_outlive_it),
     TEST(test_cache_each_allocation_fails_once),
     TEST(test_cache_uses_malloc_by_default)

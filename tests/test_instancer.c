@@ -2157,6 +2157,96 @@ static void test_instancer_unchanged_answers_need_little_memory(void)
     rig_deinit(&r);
 }
 
+static sdc_err instancer_ignore(void *user, const sdc_instance *instance)
+{
+    (void)user;
+    (void)instance;
+    return SDC_OK;
+}
+
+/* What a decoder alone asks for while it reads a body. */
+static uint64_t instancer_decoder_calls(const char *body)
+{
+    fault_alloc memory;
+    sdc_entries *entries = NULL;
+    fault_alloc_init(&memory);
+    sdc_allocator hook = fault_alloc_hook(&memory);
+    CHECK_ERR(sdc_entries_create(&hook, instancer_ignore, NULL, &entries), SDC_OK);
+    uint64_t before = memory.num_calls;
+    CHECK_ERR(sdc_entries_feed(entries, body, strlen(body)), SDC_OK);
+    CHECK_ERR(sdc_entries_finish(entries), SDC_OK);
+    uint64_t calls = memory.num_calls - before;
+    sdc_entries_destroy(entries);
+    fault_alloc_deinit(&memory);
+    return calls;
+}
+
+/* An answer that changes nothing, its request and the event beside which it is read included. */
+static void test_instancer_unchanged_answer_needs_no_memory(void)
+{
+    for (int order = 0; order < 2; order++) {
+        rig r;
+        script_instance list[3];
+        memset(list, 0, sizeof list);
+        list[0].id = "web-1";
+        list[0].address = order == 0 ? "10.1.0.1" : "10.1.0.3";
+        list[1].id = "web-2";
+        list[1].address = "10.1.0.2";
+        list[2].id = "web-3";
+        list[2].address = order == 0 ? "10.1.0.3" : "10.1.0.1";
+        list[0].port = list[1].port = list[2].port = 80;
+        REQUIRE(rig_init(&r, NULL));
+        const char *body = script_list(r.script, list, 3);
+        for (uint64_t index = 100; index < 106; index++) {
+            script_health(r.script, index, body);
+        }
+        script_hold(r.script);
+        REQUIRE(rig_watch(&r, NULL));
+        for (int i = 0; i < 3; i++) {
+            CHECK_ERR(rig_run_exchange(&r), SDC_OK);
+        }
+        uint64_t calls = r.memory.num_calls;
+        for (int i = 0; i < 3; i++) {
+            CHECK_ERR(rig_run_exchange(&r), SDC_OK);
+        }
+        CHECK(r.memory.num_calls - calls <= 3 * instancer_decoder_calls(body));
+        CHECK_INT(rig_num_events(&r), 2);
+        CHECK_STR(rig_addrs(&r), "10.1.0.1:80,10.1.0.2:80,10.1.0.3:80");
+        rig_deinit(&r);
+    }
+}
+
+/* At a change there are the old event and the new one, and little else; a moment later the memory of
+   the old one is given back. */
+static void test_instancer_change_of_a_long_list_needs_two_events_at_most(void)
+{
+    const size_t slack = (size_t)128 << 10;
+    rig r;
+    REQUIRE(rig_init(&r, NULL));
+    script_health(r.script, 100, script_many(r.script, 0, 2000));
+    script_hold(r.script);
+    REQUIRE(rig_watch(&r, NULL));
+    rig_run(&r, 5000);
+    CHECK_INT(rig_last(&r)->num_instances, 2000);
+    sdc_cache *cache = sdc_instancer_cache(r.instancer);
+    for (int i = 0; i < 4; i++) {
+        size_t from = i < 2 ? (size_t)i + 1 : (size_t)i * 10000;    /* one other, then all */
+        size_t before = r.memory.live_bytes;
+        r.memory.peak_bytes = before;
+        script_change(r.script, 101 + (uint64_t)i, script_many(r.script, from, 2000));
+        rig_run(&r, 150);
+        CHECK_INT(rig_num_events(&r), 3 + (size_t)i);
+        CHECK(cache->spare.ptr != NULL);
+        size_t one = sdci_event_of(cache->current)->size;
+        CHECK_BETWEEN(r.memory.peak_bytes - before, 1, one + slack);
+        rig_run(&r, 1000);
+        CHECK(cache->spare.ptr == NULL);
+        CHECK_BETWEEN(r.memory.live_bytes, before - one / 2, before + one / 2);
+        rig_run(&r, 60000);
+    }
+    rig_deinit(&r);
+}
+
 /* The instances are others from now on, for a query that is held and for those that follow. */
 static void instancer_moves_on(rig *r)
 {
@@ -2633,6 +2723,8 @@ static const test_case cases_instancer[] = {
     TEST(test_instancer_events_outlive_everything),
     TEST(test_instancer_outlives_its_client),
     TEST(test_instancer_unchanged_answers_need_little_memory),
+    TEST(test_instancer_unchanged_answer_needs_no_memory),
+    TEST(test_instancer_change_of_a_long_list_needs_two_events_at_most),
     TEST(test_instancer_each_allocation_fails),
     TEST(test_59_each_call_of_the_io_table_fails),
     TEST(test_59_no_descriptor_left),
