@@ -5048,6 +5048,9 @@ static bool sdci_http_line_in_place(sdc_http *http, sdci_str line, bool has_next
 /* Through `line`: a piece of a line, up to its LF where that is there. */
 static void sdci_http_line_piece(sdc_http *http, sdci_str piece, bool has_end)
 {
+    if (piece.len == 0) {
+        return;
+    }
     sdci_put(&http->line, piece.ptr, piece.len);
     if (http->line.err != SDC_OK) {
         (void)sdci_http_fail(http, http->line.err, NULL);
@@ -5842,7 +5845,7 @@ typedef struct sdci_link {
     void *op;                           /* of resolve */
     void *stream;
     sdc_ip *ips;                        /* the newest answer for the name, kept */
-    size_t num_ips, next_ip;
+    size_t num_ips, next_ip;            /* num_ips is also how many there is memory for */
     uint64_t deadline_ms;               /* of RESOLVING and of each address in OPENING */
     sdc_ready until;                    /* what the newest SDC_AGAIN waits for */
     uint32_t connect_timeout_ms;
@@ -5913,34 +5916,49 @@ static void sdci_link_close(sdci_link *link)
 static void sdci_link_deinit(sdci_link *link)
 {
     sdci_link_close(link);
-    sdci_free(link->allocator, link->ips, SDCI_IPS_MAX * sizeof *link->ips);
+    sdci_free(link->allocator, link->ips, link->num_ips * sizeof *link->ips);
     link->ips = NULL;
+    link->num_ips = 0;
 }
 
 /* -- Resolving -- */
+
+static sdc_err sdci_link_set_ips(sdci_link *link, const sdc_ip *ips, size_t num, sdc_error *error)
+{
+    size_t old_size = link->num_ips * sizeof *ips;
+    sdc_ip *room = link->ips;
+
+    if (num != link->num_ips) {
+        room = (sdc_ip *)sdci_resize(link->allocator, link->ips, old_size, num * sizeof *ips);
+    }
+    if (room == NULL) {
+        return sdci_fail_plain(error, SDC_ERR_NOMEM);
+    }
+    memcpy(room, ips, num * sizeof *ips);
+    link->ips = room;
+    link->num_ips = num;
+    return SDC_OK;
+}
 
 static void sdci_ip_set(sdc_ip *ip, const char *text)
 {
     (void)snprintf(ip->text, sizeof ip->text, "%s", text);
 }
 
-/* What needs no resolver: unix paths, numbers, and localhost (RFC 6761, 6.3). */
-static bool sdci_link_knows_ips(sdci_link *link)
+/* What needs no resolver: unix paths, numbers, and localhost (RFC 6761, 6.3). Answers how many
+   addresses these are, 0 for other names. */
+static size_t sdci_agent_ips(const sdci_agent *agent, sdc_ip ips[2])
 {
-    const sdci_agent *agent = link->agent;
-
     if (agent->path[0] != '\0' || agent->is_numeric) {
-        sdci_ip_set(&link->ips[0], agent->path[0] != '\0' ? "" : agent->host);
-        link->num_ips = 1;
-        return true;
+        sdci_ip_set(&ips[0], agent->path[0] != '\0' ? "" : agent->host);
+        return 1;
     }
     if (sdci_equal_nocase(sdci_str_of(agent->host), sdci_str_of("localhost"))) {
-        sdci_ip_set(&link->ips[0], "127.0.0.1");
-        sdci_ip_set(&link->ips[1], "::1");
-        link->num_ips = 2;
-        return true;
+        sdci_ip_set(&ips[0], "127.0.0.1");
+        sdci_ip_set(&ips[1], "::1");
+        return 2;
     }
-    return false;
+    return 0;
 }
 
 /* Asks the hook. Where a step may not block and the hook would have to, the addresses it gave
@@ -5958,8 +5976,7 @@ static sdc_err sdci_link_ask_ips(sdci_link *link, bool may_block, sdc_error *err
         return SDC_AGAIN;
     }
     if (err == SDC_OK && num > 0) {
-        memcpy(link->ips, ips, sizeof ips);
-        link->num_ips = (size_t)sdci_min(num, SDCI_IPS_MAX);
+        err = sdci_link_set_ips(link, ips, (size_t)sdci_min(num, SDCI_IPS_MAX), error);
     } else if (err == SDC_OK) {
         err = sdci_fail(error, SDC_ERR_RESOLVE, "the name has no address");
     } else if (err == SDC_ERR_RESOLVE && !may_block && link->num_ips > 0) {
@@ -5971,14 +5988,12 @@ static sdc_err sdci_link_ask_ips(sdci_link *link, bool may_block, sdc_error *err
 
 static sdc_err sdci_link_resolve(sdci_link *link, bool may_block, sdc_error *error)
 {
-    if (link->ips == NULL) {
-        link->ips = (sdc_ip *)sdci_new(link->allocator, SDCI_IPS_MAX * sizeof *link->ips);
-    }
-    if (link->ips == NULL) {
-        return sdci_fail_plain(error, SDC_ERR_NOMEM);
-    }
+    sdc_ip known[2];
+    size_t num_known = sdci_agent_ips(link->agent, known);
+
     link->next_ip = 0;
-    return sdci_link_knows_ips(link) ? SDC_OK : sdci_link_ask_ips(link, may_block, error);
+    return num_known > 0 ? sdci_link_set_ips(link, known, num_known, error)
+                         : sdci_link_ask_ips(link, may_block, error);
 }
 
 /* -- Opening -- */
@@ -7002,13 +7017,14 @@ typedef struct sdci_answer {
     uint64_t index;             /* 0: none that could be read */
     uint64_t last_contact_ms;
     size_t text_len;
-    sdci_str token;             /* as it was sent: valid as long as the request */
+    sdci_str token;             /* as it was sent; valid as long as the request, and so is: */
+    sdci_str path;              /* without prefix and query, for messages */
+    const char *method;
     int status;
     bool known_leader, is_streaming, filtered_by_acl;
     bool is_encoded;            /* in a way that nobody asked for */
     bool has_bad_index;
     char text[160];
-    char what[100];             /* "GET /v1/health/service/web" */
 } sdci_answer;
 
 static sdc_err sdci_answer_on_status(void *user, int status)
@@ -7082,10 +7098,12 @@ static sdc_http_handler sdci_answer_handler(sdci_answer *answer)
     return handler;
 }
 
-/* For each request, once it is written: method and path stay for messages, without the query. */
+/* For each request, once it is written. */
 static void sdci_answer_init(sdci_answer *answer, const sdci_request *request, const char *method)
 {
     memset(answer, 0, sizeof *answer);
+    answer->method = method;
+    answer->path = sdci_slice("", 0);
     if (request->out->err != SDC_OK) {
         return;
     }
@@ -7095,11 +7113,7 @@ static void sdci_answer_init(sdci_answer *answer, const sdci_request *request, c
     while (len < path.len && path.ptr[len] != '?' && path.ptr[len] != ' ') {
         len++;
     }
-    size_t at = strlen(method);
-    len = (size_t)sdci_min(len, sizeof answer->what - at - 2);
-    memcpy(answer->what, method, at);
-    answer->what[at] = ' ';
-    memcpy(answer->what + at + 1, path.ptr, len);
+    answer->path = sdci_slice(path.ptr, (size_t)sdci_min(len, 90));
 }
 
 /* A peer that echoes the request must not put our token into a log; nor a part of it that the end
@@ -7154,10 +7168,11 @@ static sdc_err sdci_answer_result(sdci_answer *answer, sdc_error *error)
     bool is_redirect = answer->status >= 300 && answer->status < 400;
     if (answer->is_encoded) {
         code = SDC_ERR_HTTP;
-        (void)sdci_fail(error, code, "%s: a content encoding that was not asked for",
-                        answer->what);
+        (void)sdci_fail(error, code, "%s %.*s: a content encoding that was not asked for",
+                        answer->method, (int)answer->path.len, answer->path.ptr);
     } else {
-        (void)sdci_fail(error, code, "%s: status %d%s%s%s", answer->what, answer->status,
+        (void)sdci_fail(error, code, "%s %.*s: status %d%s%s%s", answer->method,
+                        (int)answer->path.len, answer->path.ptr, answer->status,
                         answer->text_len > 0 ? ": " : "", answer->text,
                         is_redirect ? " (a redirect is never followed)" : "");
     }
@@ -7315,7 +7330,8 @@ struct sdc_task {
     sdc_wants told;             /* what wants_fn was told last */
     sdc_stats stats;            /* the stepping thread's; copied to `seen` for the others */
     sdc_stats seen;             /* under lock */
-    sdc_error error;            /* of the newest exchange; under lock */
+    sdc_error *error;           /* of the newest exchange, or NULL; under lock */
+    sdc_err err;                /* its code, also where there was no memory for it */
     uint32_t lock;
     uint32_t is_stopping;       /* atomic, and so are all below */
     uint32_t is_woken;
@@ -7468,11 +7484,24 @@ static void sdci_task_publish_stats(sdc_task *task)
     sdci_unlock(&task->lock);
 }
 
+/* NULL: there is none. Most tasks have none most of the time, so it has memory of its own. */
 static void sdci_task_set_error(sdc_task *task, const sdc_error *error)
 {
+    const sdc_allocator *allocator = &task->client->allocator;
+    sdc_error *copy = NULL;
+
+    if (error != NULL) {
+        copy = (sdc_error *)sdci_resize(allocator, NULL, 0, sizeof *copy);
+    }
+    if (copy != NULL) {
+        *copy = *error;
+    }
     sdci_lock(&task->lock);
-    task->error = *error;
+    sdc_error *old = task->error;
+    task->error = copy;
+    task->err = error != NULL ? error->code : SDC_OK;
     sdci_unlock(&task->lock);
+    sdci_free(allocator, old, sizeof *old);
 }
 
 /* The lock is the only thing that a reader changes. */
@@ -7491,8 +7520,17 @@ void sdc_task_stats(const sdc_task *task, sdc_stats *out)
 void sdc_task_error(const sdc_task *task, sdc_error *out)
 {
     sdci_lock(sdci_task_lock(task));
-    *out = task->error;
+    sdc_err err = task->err;
+    bool has_detail = task->error != NULL;
+    if (has_detail) {
+        *out = *task->error;
+    }
     sdci_unlock(sdci_task_lock(task));
+    if (!has_detail && err != SDC_OK) {
+        (void)sdci_fail_plain(out, err);
+    } else if (!has_detail) {
+        sdci_error_clear(out);
+    }
 }
 
 /* -- Exchanges of a machine -- */
@@ -7533,11 +7571,10 @@ static sdc_err sdci_task_exchange(sdc_task *task, sdci_share *share, sdc_error *
 
 static void sdci_task_succeeded(sdc_task *task)
 {
-    sdc_error none;
-
-    sdci_error_clear(&none);
     task->stats.consecutive_failures = 0;
-    sdci_task_set_error(task, &none);
+    if (task->err != SDC_OK) {
+        sdci_task_set_error(task, NULL);
+    }
     sdci_task_publish_stats(task);
 }
 
@@ -7570,6 +7607,7 @@ static void sdci_task_init(sdc_task *task, sdc_client *client, const sdci_task_o
 static void sdci_task_deinit(sdc_task *task)
 {
     sdci_task_leave_visitors(task);
+    sdci_task_set_error(task, NULL);
     sdci_call_deinit(&task->call);
     sdci_client_release(task->client);
 }
@@ -10627,12 +10665,12 @@ bool sdc_registrar_is_registered(const sdc_registrar *registrar)
 /* What is asked for, without index and wait, and what is checked on this side. */
 typedef struct sdci_query {
     const sdc_allocator *allocator;
-    sdci_buf target;            /* path and query, without the client's prefix; ends in NUL */
+    char *target;               /* path and query, without the client's prefix */
     sdci_buf tags;              /* each with its NUL */
     size_t num_tags;
     char *name;                 /* for the log, as go-kit writes them */
     char *tag_list;
-    char header[96];            /* Cache-Control, or "" */
+    char *header;               /* Cache-Control, or NULL */
     sdc_status worst_status;
     uint32_t wait_ms;
     bool has_query;
@@ -10640,8 +10678,9 @@ typedef struct sdci_query {
 
 static void sdci_query_deinit(sdci_query *query)
 {
-    sdci_buf_deinit(&query->target);
     sdci_buf_deinit(&query->tags);
+    sdci_free_text(query->allocator, query->target);
+    sdci_free_text(query->allocator, query->header);
     sdci_free_text(query->allocator, query->name);
     sdci_free_text(query->allocator, query->tag_list);
 }
@@ -10756,29 +10795,35 @@ static void sdci_query_put_params(sdci_request *request, const sdc_query *q)
     }
 }
 
-static void sdci_query_put_target(sdci_query *query, sdc_client *client, const sdc_query *q)
+/* Answers NULL where there is no memory. */
+static char *sdci_query_target(sdci_query *query, sdc_client *client, const sdc_query *q)
 {
+    sdci_buf target;
     sdci_request request;
 
+    sdci_buf_init(&target, &client->allocator, SDCI_BODY_MAX);
     memset(&request, 0, sizeof request);
     request.client = client;
-    request.out = &query->target;
-    sdci_put_text(&query->target, sdci_query_path(q->source));
-    sdci_put_escaped(&query->target, q->service);
+    request.out = &target;
+    sdci_put_text(&target, sdci_query_path(q->source));
+    sdci_put_escaped(&target, q->service);
     sdci_query_put_params(&request, q);
-    sdci_put_char(&query->target, '\0');
     query->has_query = request.has_query;
+    return sdci_buf_to_text(&target);
 }
 
-/* RFC 9111's directives, as the agent's cache reads them. */
-static void sdci_query_put_header(sdci_query *query, const sdc_query *q)
+static bool sdci_query_has_header(const sdc_query *q)
+{
+    return q->cached && (q->max_age_s != 0 || q->stale_if_error_s != 0);
+}
+
+/* RFC 9111's directives, as the agent's cache reads them. NULL: no memory. */
+static char *sdci_query_header(const sdci_query *query, const sdc_query *q)
 {
     char max_age[24] = "";
     char stale[40] = "";
+    char header[96];
 
-    if (!q->cached || (q->max_age_s == 0 && q->stale_if_error_s == 0)) {
-        return;
-    }
     if (q->max_age_s != 0) {
         (void)snprintf(max_age, sizeof max_age, "max-age=%u", (unsigned)q->max_age_s);
     }
@@ -10786,23 +10831,25 @@ static void sdci_query_put_header(sdci_query *query, const sdc_query *q)
         (void)snprintf(stale, sizeof stale, "%sstale-if-error=%u", max_age[0] != '\0' ? ", " : "",
                        (unsigned)q->stale_if_error_s);
     }
-    (void)snprintf(query->header, sizeof query->header, "Cache-Control: %s%s\r\n", max_age, stale);
+    (void)snprintf(header, sizeof header, "Cache-Control: %s%s\r\n", max_age, stale);
+    return sdci_copy(query->allocator, header);
 }
 
 static sdc_err sdci_query_write(sdci_query *query, sdc_client *client, const sdc_query *q)
 {
-    sdci_query_put_target(query, client, q);
-    sdci_query_put_header(query, q);
+    query->target = sdci_query_target(query, client, q);
+    if (sdci_query_has_header(q)) {
+        query->header = sdci_query_header(query, q);
+    }
     for (size_t i = 0; i < q->num_tags; i++) {
         sdci_put(&query->tags, q->tags[i], strlen(q->tags[i]) + 1);
     }
     query->num_tags = q->num_tags;
     query->tag_list = sdci_tag_list(query->allocator, q->tags, q->num_tags);
     query->name = sdci_copy(query->allocator, q->service);
-    if (query->tag_list == NULL || query->name == NULL || query->tags.err != SDC_OK) {
-        return SDC_ERR_NOMEM;
-    }
-    return query->target.err;
+    bool is_whole = query->tag_list != NULL && query->name != NULL && query->target != NULL &&
+                    (query->header != NULL || !sdci_query_has_header(q));
+    return is_whole ? query->tags.err : SDC_ERR_NOMEM;
 }
 
 static sdc_err sdci_query_init(sdci_query *query, sdc_client *client, const sdc_query *q,
@@ -10810,7 +10857,6 @@ static sdc_err sdci_query_init(sdci_query *query, sdc_client *client, const sdc_
 {
     memset(query, 0, sizeof *query);
     query->allocator = &client->allocator;
-    sdci_buf_init(&query->target, &client->allocator, SDCI_BODY_MAX);
     sdci_buf_init(&query->tags, &client->allocator, SDCI_BODY_MAX);
     sdc_err err = sdci_query_valid(q, error);
     if (err != SDC_OK) {
@@ -10831,10 +10877,10 @@ static sdc_err sdci_query_init(sdci_query *query, sdc_client *client, const sdc_
 static sdci_request sdci_query_request(const sdci_query *query, sdc_client *client, sdci_buf *out,
                                        uint64_t index, uint32_t wait_ms)
 {
-    sdci_request request = sdci_request_begin(client, out, "GET", query->target.ptr);
+    sdci_request request = sdci_request_begin(client, out, "GET", query->target);
 
     request.has_query = query->has_query;
-    request.header = query->header;
+    request.header = query->header != NULL ? query->header : "";
     if (index != 0) {
         sdci_request_param_u64(&request, "index", index, "");
     }
@@ -10945,7 +10991,8 @@ static sdc_err sdci_reading_finish(sdci_reading *reading, const sdci_answer *ans
     }
     bool is_too_long = err == SDC_ERR_LIMIT &&
                        reading->list.num >= reading->max_instances;
-    (void)sdci_fail(error, err, "%s: %s", answer->what,
+    (void)sdci_fail(error, err, "%s %.*s: %s", answer->method, (int)answer->path.len,
+                    answer->path.ptr,
                     is_too_long ? "more instances than max_instances" : of_body.message);
     if (error != NULL) {
         error->http_status = answer->status;

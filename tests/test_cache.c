@@ -1178,7 +1178,7 @@ static void test_cache_gathered_lists_are_those_given_at_once(void)
     gather_body_init(&body, 60);
     CHECK_ERR(cache_listen(&beside, &one), SDC_OK);
     CHECK_ERR(cache_listen(&plain, &two), SDC_OK);
-    for (unsigned round = 0; round < 1500 && test_num_failures() == 0; round++) {
+    for (unsigned round = 0; round < 700 && test_num_failures() == 0; round++) {
         bool changed = false;
         test_note("round %u", round);
         const sdc_event *held = sdc_cache_state(beside.cache);

@@ -782,7 +782,8 @@ static sdc_err http_answer(const char *text, size_t len, size_t piece, const cha
     answer->body = http_take;
     answer->user = taken;
     answer->token = sdci_str_of(token);
-    snprintf(answer->what, sizeof answer->what, "GET /x");
+    answer->method = "GET";
+    answer->path = sdci_str_of("/x");
     sdc_http_handler handler = sdci_answer_handler(answer);
     CHECK_ERR(sdc_http_create(NULL, &handler, &http), SDC_OK);
     for (size_t at = 0; at < len && err == SDC_OK; at += piece) {
