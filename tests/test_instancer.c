@@ -2229,11 +2229,12 @@ static void test_instancer_change_of_a_long_list_needs_two_events_at_most(void)
     rig_run(&r, 5000);
     CHECK_INT(rig_last(&r)->num_instances, 2000);
     sdc_cache *cache = sdc_instancer_cache(r.instancer);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         size_t from = i < 2 ? (size_t)i + 1 : (size_t)i * 10000;    /* one other, then all */
+        size_t num = i < 4 ? 2000 : 3000;
         size_t before = r.memory.live_bytes;
         r.memory.peak_bytes = before;
-        script_change(r.script, 101 + (uint64_t)i, script_many(r.script, from, 2000));
+        script_change(r.script, 101 + (uint64_t)i, script_many(r.script, from, num));
         rig_run(&r, 150);
         CHECK_INT(rig_num_events(&r), 3 + (size_t)i);
         CHECK(cache->spare.ptr != NULL);
@@ -2242,6 +2243,7 @@ static void test_instancer_change_of_a_long_list_needs_two_events_at_most(void)
         rig_run(&r, 1000);
         CHECK(cache->spare.ptr == NULL);
         CHECK_BETWEEN(r.memory.live_bytes, before - one / 2, before + one / 2);
+        CHECK_INT(rig_last(&r)->num_instances, num);
         rig_run(&r, 60000);
     }
     rig_deinit(&r);
