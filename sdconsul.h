@@ -5625,6 +5625,7 @@ static void sdci_posix_stream_close(void *user, void *stream)
 
 #define SDCI_WAKER_BITS (sizeof(uintptr_t) * 4)
 
+/* Where one descriptor cannot be both ends. */
 static bool sdci_open_pipe(int ends[2])
 {
     if (pipe(ends) != 0) {
@@ -5640,7 +5641,25 @@ static bool sdci_open_pipe(int ends[2])
     return true;
 }
 
-/* A pipe, both ends in one pointer. */
+/* Both ends in one pointer; NULL where they do not fit. */
+static void *sdci_waker_of(const int ends[2])
+{
+    uintptr_t limit = ((uintptr_t)1 << SDCI_WAKER_BITS) - 1;
+
+    if ((uintptr_t)ends[0] >= limit || (uintptr_t)ends[1] >= limit) {
+        return NULL;
+    }
+    return (void *)(((uintptr_t)ends[0] + 1) | ((uintptr_t)ends[1] + 1) << SDCI_WAKER_BITS);
+}
+
+static void sdci_close_ends(const int ends[2])
+{
+    (void)close(ends[0]);
+    if (ends[1] != ends[0]) {
+        (void)close(ends[1]);
+    }
+}
+
 static sdc_err sdci_posix_waker_create(void *user, void **waker, sdc_error *error)
 {
     int one = sdci_open_wakes();
@@ -5650,8 +5669,11 @@ static sdc_err sdci_posix_waker_create(void *user, void **waker, sdc_error *erro
     if (one < 0 && !sdci_open_pipe(ends)) {
         return sdci_fail_os(error, SDC_ERR_IO, "pipe", errno);
     }
-    SDC_ASSERT((uintptr_t)(ends[0] | ends[1]) + 1 < (uintptr_t)1 << SDCI_WAKER_BITS);
-    *waker = (void *)(((uintptr_t)ends[0] + 1) | ((uintptr_t)ends[1] + 1) << SDCI_WAKER_BITS);
+    *waker = sdci_waker_of(ends);
+    if (*waker == NULL) {
+        sdci_close_ends(ends);
+        return sdci_fail_os(error, SDC_ERR_IO, "pipe", EMFILE);
+    }
     return SDC_OK;
 }
 
@@ -5682,11 +5704,10 @@ static void sdci_posix_waker_wake(void *user, void *waker)
 
 static void sdci_posix_waker_destroy(void *user, void *waker)
 {
+    int ends[2] = { sdci_waker_read_end(waker), sdci_waker_write_end(waker) };
+
     (void)user;
-    (void)close(sdci_waker_read_end(waker));
-    if (sdci_waker_write_end(waker) != sdci_waker_read_end(waker)) {
-        (void)close(sdci_waker_write_end(waker));
-    }
+    sdci_close_ends(ends);
 }
 
 static void sdci_drain(int fd)

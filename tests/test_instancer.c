@@ -2538,7 +2538,7 @@ static bool         instancer_is_short;
 static void *instancer_resize(void *user, void *ptr, size_t old_size, size_t new_size)
 {
     (void)user;
-    if (instancer_is_short && new_size > 700000 && new_size > old_size) {
+    if (instancer_is_short && new_size > 300000 && new_size > old_size) {
         return NULL;
     }
     return fault_alloc_resize(instancer_memory, ptr, old_size, new_size);

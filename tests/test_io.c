@@ -1054,6 +1054,36 @@ static void test_io_waker(void)
     CHECK_INT(io_look().num, before.num);
 }
 
+/* As on systems where a waker has two descriptors. */
+static void test_io_waker_of_a_pipe(void)
+{
+    const sdc_io *io = sdc_io_posix();
+    sdc_wants wants;
+    sdc_error error;
+    int ends[2];
+    const int too_large[2] = { 0, -1 };
+    REQUIRE(sdci_open_pipe(ends));
+    for (int i = 0; i < 2; i++) {
+        CHECK((fcntl(ends[i], F_GETFD) & FD_CLOEXEC) != 0);
+        CHECK((fcntl(ends[i], F_GETFL) & O_NONBLOCK) != 0);
+    }
+    void *waker = sdci_waker_of(ends);
+    memset(&wants, 0, sizeof wants);
+    wants.fd = -1;
+    wants.timeout_ms = 60000;
+    for (int i = 0; i < 3; i++) {
+        io->waker_wake(io->user, waker);
+        uint64_t from_ms = io_now();
+        CHECK_ERR(io->wait(io->user, waker, &wants, &error), SDC_OK);
+        CHECK(io_now() - from_ms < IO_SOON_MS);
+    }
+    char byte;
+    CHECK(read(ends[0], &byte, 1) < 0 && errno == EAGAIN);      /* a wake ends one wait */
+    io->waker_destroy(io->user, waker);
+    CHECK(fcntl(ends[0], F_GETFD) < 0 && fcntl(ends[1], F_GETFD) < 0);
+    CHECK(sdci_waker_of(too_large) == NULL);
+}
+
 static void test_io_wait_without_waker(void)
 {
     const sdc_io *io = sdc_io_posix();
@@ -1189,6 +1219,7 @@ static const test_case cases_io[] = {
     TEST(test_io_clock_and_random),
     TEST(test_io_files),
     TEST(test_io_waker),
+    TEST(test_io_waker_of_a_pipe),
     TEST(test_io_wait_without_waker),
     TEST(test_io_streams_refused_and_too_long),
     TEST(test_io_members_come_together),
