@@ -22,6 +22,11 @@ SUITE      := $(wildcard ../shared/json-suite)
 
 EXAMPLES := discover poll register watch $(if $(filter Linux,$(shell uname -s)),epoll)
 GROUPS   := decoders watch requests
+# the entries decoder in each way it can be built: a name, and what the compiler is told for it
+VARIANTS := fast plain words plain_words
+DEFINES_plain       := -DSDC_NO_FAST_PATH
+DEFINES_words       := -DSDC_NO_SIMD
+DEFINES_plain_words := -DSDC_NO_FAST_PATH -DSDC_NO_SIMD
 SUPPORT  := test world script rig world_agent
 AGENT    := $(basename $(notdir $(filter-out tests/agent/main.c,$(wildcard tests/agent/*.c))))
 CONTRACT := $(basename $(notdir $(wildcard tests/contract/*.c)))
@@ -31,6 +36,7 @@ SUPPORT_O  := $(SUPPORT:%=$(B)/support/%.o)
 AGENT_O    := $(AGENT:%=$(B)/agent/%.o)
 CONTRACT_O := $(CONTRACT:%=$(B)/contract/%.o)
 GROUP_X    := $(GROUPS:%=$(B)/group_%)
+VARIANT_X  := $(VARIANTS:%=$(B)/variant_%)
 EXAMPLE_X  := $(EXAMPLES:%=$(B)/%)
 REPLAY_X   := $(FUZZERS:%=$(B)/replay_%)
 
@@ -81,8 +87,13 @@ demo: $(B)/demo
 
 # ---- tests ---------------------------------------------------------------------------------------
 
-$(B)/group_%: tests/group_%.c $(wildcard tests/test_*.c) sdconsul.h $(SUPPORT_O) $(AGENT_O)
+$(B)/group_%: tests/group_%.c $(wildcard tests/test_*.c fuzz/*.h) sdconsul.h $(SUPPORT_O) $(AGENT_O)
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $< $(SUPPORT_O) $(AGENT_O) -o $@ -lpthread
+
+$(VARIANT_X): $(B)/variant_%: tests/variant.c tests/test_entries.c tests/test_differential.c \
+    $(wildcard fuzz/*.h) sdconsul.h $(B)/support/test.o
+	$(Q)$(CC) $(CFLAGS_ALL) -Wno-unused-function $(TEST_OPT) $(DEFINES_$*) \
+	    $(if $(DEFINES_$*),-DDIFFERENTIAL_BODIES=5000) $< $(B)/support/test.o -o $@ -lpthread
 
 $(B)/self: tests/support/self.c $(B)/support/test.o $(B)/support/world.o $(B)/support/script.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
@@ -99,19 +110,21 @@ $(B)/test_contract: $(CONTRACT_O) $(AGENT_O) $(B)/sdconsul.o
 $(B)/test_consul: tests/test_consul.c $(B)/support/test.o $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
-$(B)/fuzz/%.o: fuzz/%.c sdconsul.h | $(B)/fuzz
+$(B)/fuzz/%.o: fuzz/%.c $(wildcard fuzz/*.h) sdconsul.h | $(B)/fuzz
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
 
 $(REPLAY_X): $(B)/replay_%: $(B)/fuzz/fuzz_%.o $(B)/fuzz/replay.o $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $^ -o $@
 
-TEST_X := $(GROUP_X) $(B)/self $(B)/self_agent $(B)/self_agent_core $(B)/test_contract $(REPLAY_X)
+TEST_X := $(GROUP_X) $(VARIANT_X) $(B)/self $(B)/self_agent $(B)/self_agent_core $(B)/test_contract $(REPLAY_X)
 
 test-build: $(TEST_X) $(EXAMPLE_X) $(B)/demo
 
 test: test-build
 	@SDC_JSON_SUITE="$(SUITE)" CC="$(CC)" CXX="$(CXX)" B="$(B)" sh tests/support/tap.sh -j $(JOBS) \
 	    $(B)/group_requests $(B)/group_watch $(B)/group_decoders $(B)/test_contract \
+	    '$(B)/variant_fast first_half' '$(B)/variant_fast second_half' \
+	    $(filter-out $(B)/variant_fast,$(VARIANT_X)) \
 	    $(B)/self $(B)/self_agent 'sh tests/support/self_tap.sh' \
 	    $(foreach f,$(FUZZERS),'$(B)/replay_$(f) fuzz/corpus/$(f)') \
 	    'sh tests/test_names.sh' $(B)/self_agent_core

@@ -1,10 +1,11 @@
-/* The entries decoder once more, the plain way: each entry as a tree, made from the events of the
-   JSON decoder, and then the rules, read off one after the other. Slow and short, it is what the
+/* The entries decoder once more, the plain way: each entry as a tree, made from the events of
+   plain.h, and then the rules, read off one after the other. Slow and short, it is what the
    real one is compared with: the same instances, the same number left out, the same error. */
 #ifndef MODEL_H
 #define MODEL_H
 
 #include "feed.h"
+#include "plain.h"
 
 typedef struct model_node {
     sdc_json_kind kind;
@@ -20,17 +21,51 @@ typedef struct model {
     unsigned    depth, skip_depth;  /* open containers; and those of an item that is no object  */
     uint64_t    num_skipped;
     feed_log    log;
+    struct model_block *blocks;     /* where trees and texts are, the newest first              */
 } model;
+
+typedef struct model_block {
+    struct model_block *next;
+    size_t              used, size;
+} model_block;
 
 /* -- The tree -- */
 
-static inline char *model_copy(const char *text, size_t len)
+/* Memory that is given back all at once by model_free. */
+static inline void *model_new(model *m, size_t size)
 {
-    char *copy = (char *)malloc(len + 1);
+    model_block *block = m->blocks;
 
-    if (copy == NULL) {
-        abort();
+    size = (size + 15) / 16 * 16;
+    if (block == NULL || block->size - block->used < size) {
+        size_t block_size = sizeof *block + 16 + (size > 16384 ? size : 16384);
+        block = (model_block *)malloc(block_size);
+        if (block == NULL) {
+            abort();
+        }
+        block->next = m->blocks;
+        block->used = (sizeof *block + 15) / 16 * 16;
+        block->size = block_size;
+        m->blocks = block;
     }
+    void *piece = (char *)block + block->used;
+    block->used += size;
+    return piece;
+}
+
+static inline void model_free(model *m)
+{
+    while (m->blocks != NULL) {
+        model_block *next = m->blocks->next;
+        free(m->blocks);
+        m->blocks = next;
+    }
+}
+
+static inline char *model_copy(model *m, const char *text, size_t len)
+{
+    char *copy = (char *)model_new(m, len + 1);
+
     if (len > 0) {
         memcpy(copy, text, len);
     }
@@ -38,29 +73,15 @@ static inline char *model_copy(const char *text, size_t len)
     return copy;
 }
 
-static inline void model_free(model_node *n)
-{
-    while (n != NULL) {
-        model_node *next = n->next;
-        model_free(n->first);
-        free(n->key);
-        free(n->text);
-        free(n);
-        n = next;
-    }
-}
-
 static inline model_node *model_add(model *m, sdc_json_kind kind, const char *text, size_t len)
 {
-    model_node *n = (model_node *)calloc(1, sizeof *n);
+    model_node *n = (model_node *)model_new(m, sizeof *n);
 
-    if (n == NULL) {
-        abort();
-    }
+    memset(n, 0, sizeof *n);
     n->kind = kind;
-    n->text = model_copy(text, len);
+    n->text = model_copy(m, text, len);
     n->text_len = len;
-    n->key = m->key != NULL ? m->key : model_copy("", 0);
+    n->key = m->key != NULL ? m->key : model_copy(m, "", 0);
     n->key_len = m->key != NULL ? m->key_len : 0;
     m->key = NULL;
     n->up = m->at;
@@ -274,13 +295,11 @@ static inline bool model_is_address(const char *text)
 
 /* -- An entry -- */
 
-static inline void *model_array(size_t num, size_t size)
+static inline void *model_array(model *m, size_t num, size_t size)
 {
-    void *array = calloc(num + 1, size);
+    void *array = model_new(m, (num + 1) * size);
 
-    if (array == NULL) {
-        abort();
-    }
+    memset(array, 0, (num + 1) * size);
     return array;
 }
 
@@ -290,10 +309,10 @@ static inline void model_put_lists(model *m, const model_node *service, sdc_inst
     const model_node *meta = model_get(service, "Meta");
     const model_node *tagged = model_get(service, "TaggedAddresses");
     const model_node *named = model_get(service, "Ports");
-    const char **tag = (const char **)model_array(model_count(tags), sizeof *tag);
-    sdc_kv *kv = (sdc_kv *)model_array(model_count(meta), sizeof *kv);
-    sdc_address *address = (sdc_address *)model_array(model_count(tagged), sizeof *address);
-    sdc_port *port = (sdc_port *)model_array(model_count(named), sizeof *port);
+    const char **tag = (const char **)model_array(m, model_count(tags), sizeof *tag);
+    sdc_kv *kv = (sdc_kv *)model_array(m, model_count(meta), sizeof *kv);
+    sdc_address *address = (sdc_address *)model_array(m, model_count(tagged), sizeof *address);
+    sdc_port *port = (sdc_port *)model_array(m, model_count(named), sizeof *port);
 
     for (const model_node *c = tags != NULL ? tags->first : NULL; c != NULL; c = c->next) {
         tag[out->num_tags++] = c->text;
@@ -320,10 +339,6 @@ static inline void model_put_lists(model *m, const model_node *service, sdc_inst
     out->tagged_addresses = address;
     out->ports = port;
     feed_put_instance(&m->log, out);
-    free(tag);
-    free(kv);
-    free(address);
-    free(port);
 }
 
 static inline const char *model_either(const char *first, const char *second)
@@ -389,7 +404,6 @@ static inline void model_entry_done(model *m)
         m->num_skipped++;
     }
     free(addr.text);
-    model_free(m->entry);
     m->entry = NULL;
     m->at = NULL;
 }
@@ -423,7 +437,7 @@ static inline sdc_err model_on_json(void *user, sdc_json_kind kind, const char *
         return SDC_OK;
     }
     if (kind == SDC_JSON_KEY) {
-        m->key = model_copy(text, len);
+        m->key = model_copy(m, text, len);
         m->key_len = len;
     } else if (is_end && m->at->up == NULL) {
         model_entry_done(m);
@@ -447,12 +461,14 @@ static inline bool model_is_refused_at(const unsigned char *bytes, size_t len, s
     return *at < len && bytes[*at] != 0 && strchr("\"{-0123456789tfn", bytes[*at]) != NULL;
 }
 
-static inline void model_put_result(model *m, sdc_err err, const sdc_error *error)
+static inline void model_put_result(model *m, const plain_result *result)
 {
-    feed_puts(&m->log, feed_err_name(err));
-    if (err != SDC_OK) {
+    feed_puts(&m->log, feed_err_name(result->err));
+    if (result->err != SDC_OK) {
+        feed_puts(&m->log, ": JSON, byte ");
+        feed_put_u64(&m->log, result->at);
         feed_puts(&m->log, ": ");
-        feed_puts(&m->log, error->message);
+        feed_puts(&m->log, result->what);
     }
     feed_puts(&m->log, ", ");
     feed_put_u64(&m->log, m->num_skipped);
@@ -462,28 +478,19 @@ static inline void model_put_result(model *m, sdc_err err, const sdc_error *erro
 /* The log as feed writes it, without reasons for what is left out; free its text. */
 static inline feed_log model_log(const void *bytes, size_t len)
 {
-    sdc_json *json = NULL;
-    sdc_error error;
+    plain_result result = { SDC_OK, 0, "" };
     model m;
 
     memset(&m, 0, sizeof m);
     feed_puts(&m.log, "");
-    if (sdc_json_create(NULL, model_on_json, &m, &json) != SDC_OK) {
-        abort();
+    if (model_is_refused_at((const unsigned char *)bytes, len, &result.at)) {
+        result.err = SDC_ERR_SHAPE;
+        result.what = "the answer is not an array";
+    } else {
+        result = plain_read(bytes, len, model_on_json, &m);
     }
-    size_t at = 0;
-    bool is_refused = model_is_refused_at((const unsigned char *)bytes, len, &at);
-    (void)sdc_json_feed(json, bytes, is_refused ? 0 : len);
-    sdc_err err = is_refused ? SDC_ERR_SHAPE : sdc_json_finish(json);
-    sdc_json_error(json, &error);
-    if (err == SDC_ERR_SHAPE) {
-        snprintf(error.message, sizeof error.message, "JSON, byte %lu: the answer is not an array",
-                 (unsigned long)at);
-    }
-    model_put_result(&m, err, &error);
-    free(m.key);
-    model_free(m.entry);
-    sdc_json_destroy(json);
+    model_put_result(&m, &result);
+    model_free(&m);
     return m.log;
 }
 
