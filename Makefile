@@ -40,7 +40,7 @@ VARIANT_X  := $(VARIANTS:%=$(B)/variant_%)
 EXAMPLE_X  := $(EXAMPLES:%=$(B)/%)
 REPLAY_X   := $(FUZZERS:%=$(B)/replay_%)
 
-.PHONY: help demo test test-build asan matrix fuzz bench test-consul examples lint clean
+.PHONY: help demo test test-build asan matrix cross fuzz bench bench-readme guard test-consul examples lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -50,8 +50,11 @@ help:
 	@echo 'make test-consul  contract and end-to-end tests on two real agents (gets them first)'
 	@echo 'make asan         the tests under AddressSanitizer and UBSan'
 	@echo 'make matrix       compilers, standards, optimisation and macros crossed'
+	@echo 'make cross        the tests of the decoders on aarch64 and s390x, by qemu (needs clang)'
 	@echo 'make fuzz         the fuzz targets with libFuzzer, SECONDS=60 each (needs clang)'
 	@echo 'make bench        the decoder and the watch beside other libraries, as ratios'
+	@echo 'make bench-readme the figures of the last make bench into README.md'
+	@echo 'make guard        instructions for each byte, not more than were recorded (valgrind)'
 	@echo 'make lint         the numbers of the house style'
 	@echo 'make clean        removes $(B)/'
 
@@ -139,8 +142,17 @@ asan:
 matrix:
 	@sh tests/matrix.sh $(B)/matrix
 
+cross:
+	@JOBS=$(JOBS) sh tests/cross.sh $(B)/cross
+
 bench:
 	@sh tests/bench/run.sh $(B)
+
+bench-readme:
+	@python3 tests/bench/report.py --readme $(B)/bench/results.json README.md
+
+guard:
+	@sh tests/bench/guard.sh $(B)
 
 FUZZ_SECONDS := $(or $(SECONDS),60)
 fuzz:

@@ -409,13 +409,14 @@ static void diff_change_byte(diff_random *r, feed_log *body, size_t at)
 /* A whole value becomes another one. */
 static void diff_change_value(diff_random *r, feed_log *body)
 {
+    static const char long_text[] =
+        "\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"";
     static const char *const values[] = {
         "true", "false", "null", "0", "7", "-1", "65536", "1.5", "1e3", "\"\"", "\"s\"", "{}", "[]",
         "", "tru", "nul", "falsy", "truer", "[1,[2]]", "{\"a\":{\"b\":[]}}", "\"\\u0000\"",
         "\"\\ud800\"", "00", "01", "1.", "2E", "-", "80.0", "1234567890123456",
-        "12345678901234567", "nulll", "\"", "1.e5", "txue", "folse",
-        "\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
-        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\""
+        "12345678901234567", "nulll", "\"", "1.e5", "txue", "folse", long_text
     };
     size_t at = diff_find(r, body, ":[,");
     const char *value = DIFF_PICK(r, values);
@@ -431,7 +432,8 @@ static void diff_change_value(diff_random *r, feed_log *body)
 static void diff_change_number(diff_random *r, feed_log *body)
 {
     static const char *const pieces[] = { ".", "e", "E", ".5", "e3", "E-1", "0", "0000000000", "-",
-                                          ".e1", "x", " ", "\"", ":", "00", ".0e", "5 5", "\xC3\xA9" };
+                                          ".e1", "x", " ", "\"", ":", "00", ".0e", "5 5",
+                                          "\xC3\xA9" };
     size_t at = diff_find(r, body, "0123456789");
 
     while (!diff_once_in(r, 4) && at < body->len && plain_is_digit(body->text[at])) {
