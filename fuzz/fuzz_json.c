@@ -1,10 +1,12 @@
 /* Any bytes as a JSON text. Build, run and replay: see fuzz/run.sh and fuzz/replay.c.
 
-   The events, the result and the byte of an error do not depend on how the text is cut, and of a
-   text that is taken the brackets match and each name is followed by a value. */
+   The events, the result and the byte of an error do not depend on how the text is cut, and they
+   are those of plain.h; of a text that is taken the brackets match and each name is followed by a
+   value. */
 #include "../sdconsul.h"
 #include "feed.h"
 #include "fuzz.h"
+#include "plain.h"
 
 /* The grammar of the events, as a second opinion on what was taken. */
 typedef struct order {
@@ -53,6 +55,30 @@ static sdc_err order_event(void *user, sdc_json_kind kind, const char *text, siz
     return SDC_OK;
 }
 
+static void compare_with_plain(const uint8_t *bytes, size_t len)
+{
+    feed f, g;
+
+    feed_init(&f, FEED_JSON, NULL);
+    feed_init(&g, FEED_JSON, NULL);
+    fuzz_require(f.made == SDC_OK && g.made == SDC_OK, "no decoder");
+    feed_puts(&g.log, "");
+    plain_result want = plain_read(bytes, len, feed_on_json, &g);
+    feed_puts(&g.log, "| ");
+    feed_puts(&g.log, feed_err_name(want.err));
+    if (want.err != SDC_OK) {
+        feed_puts(&g.log, ": JSON, byte ");
+        feed_put_u64(&g.log, want.at);
+        feed_puts(&g.log, ": ");
+        feed_puts(&g.log, want.what);
+    }
+    (void)feed_whole(&f, bytes, len);
+    feed_put(&f.first, g.log.text, g.log.len);
+    fuzz_require(feed_same(&f, "against the plain one, input of", len), f.why);
+    feed_deinit(&f);
+    feed_deinit(&g);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 {
     sdc_json *json = NULL;
@@ -65,6 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
                      "taken, but not one whole value");
     }
     sdc_json_destroy(json);
+    compare_with_plain(bytes, len);
     fuzz_cuts(FEED_JSON, bytes, len);
     return 0;
 }

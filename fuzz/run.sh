@@ -8,7 +8,7 @@
 # build/replay_TARGET (see fuzz/replay.c). To make the seeds of the tree richer, let libFuzzer
 # choose the inputs that add something:
 #
-#   FOLDER/fuzz_TARGET -merge=1 -max_len=600 fuzz/corpus/TARGET FOLDER/corpus_TARGET
+#   FOLDER/fuzz_TARGET -merge=1 -max_len=3000 fuzz/corpus/TARGET FOLDER/corpus_TARGET
 #
 # Needs clang with its sanitizers (CLANG=clang-19 for a certain one). Without it nothing is done.
 set -eu
