@@ -1,18 +1,25 @@
 #!/usr/bin/env python3
 """report.py DIR: what the benchmark measured, as a table, a chart and a record.
+report.py --readme DIR/results.json README.md: that record in the README.
 
-Reads decode.jsonl, exchange.jsonl, guard.txt and notes.txt in DIR; writes report.txt, results.json
-and chart.svg there. A ratio is taken within each round, where all had the same machine; what is
-shown is the median of these ratios, and the least and the greatest of them.
+The first reads decode.jsonl, exchange.jsonl, guard.txt and notes.txt in DIR; writes report.txt,
+results.json and chart.svg there. A ratio is taken within each round, where all had the same
+machine; what is shown is the median of these ratios, and the least and the greatest of them.
+
+The second writes the goals and who meets them between two marks in README.md, and the chart to
+chart.svg beside this file. Why a goal is missed is not known to a program: misses.txt beside this
+file says it.
 """
 import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import textwrap
+import time
 
 OURS = "sdconsul.h"
 NO_FAST = "sdconsul.h, no fast path"
@@ -39,6 +46,11 @@ def ratio(a, b):
     """a over b, round by round; None where they have no round together."""
     both = [x / y for x, y in zip(a, b) if x and y]
     return Spread(both) if both else None
+
+
+def every_ratio(a, b):
+    """Each of a over each of b: for what was not taken in common rounds."""
+    return Spread([x / y for x in a for y in b])
 
 
 def lines_of(path):
@@ -73,6 +85,7 @@ class Results:
                 self.unchanged[line["instances"]] = line
         self.guard = text_of(os.path.join(where, "guard.txt"))
         self.notes = text_of(os.path.join(where, "notes.txt"))
+        self.other_versions = text_of(os.path.join(where, "versions.txt"))
         picked = [d for d in self.versions if d.startswith("simdjson")]
         self.simdjson = picked[0] if picked else "simdjson"
         self.westmere = picked[-1] if picked else "simdjson, westmere"
@@ -92,7 +105,7 @@ class Results:
         watches = self.watches.get(instances, {})
         if name not in watches or reference not in watches:
             return None
-        return Spread([watches[name][key] / watches[reference][key]])
+        return every_ratio(watches[name][key], watches[reference][key])
 
 
 # ---- goals ----
@@ -103,7 +116,7 @@ def goals(r):
         body = "consul-%d" % instances
         return ("decoder, %s instances, 64 KiB chunks: over %s" % (comma(instances), reference)
                 if decoder == OURS else
-                "decoder without SIMD, %s instances: over %s" % (comma(instances), reference),
+                "decoder without SIMD, %s instances, 64 KiB chunks: over %s" % (comma(instances), reference),
                 r.decode_ratio(body, decoder, 65536, reference), least)
 
     def update(instances, reference, most):
@@ -117,7 +130,7 @@ def goals(r):
     out = [
         decoder(1000, OURS, r.simdjson, 1.4), decoder(10000, OURS, r.simdjson, 1.4),
         decoder(1000, OURS, r.westmere, 1.8), decoder(10000, OURS, r.westmere, 1.8),
-        decoder(1000, NO_SIMD, "yyjson", 1.3),
+        decoder(1000, NO_SIMD, "yyjson", 1.3), decoder(10000, NO_SIMD, "yyjson", 1.3),
         ("decoder, nothing repeats, 64 KiB chunks: over yyjson",
          r.decode_ratio("random-keys-1000", OURS, 65536, "yyjson"), 0.9),
         update(10, "floor", 2), update(1000, "floor", 4.5), update(1000, CURL, 1 / 2),
@@ -176,6 +189,10 @@ def show_decoders(r, say):
             say("  %-26s %-8s %-24s %-21s %s" % (decoder, CHUNKS[chunk], speed, *cells))
 
 
+def megabytes(samples):
+    return Spread([n / 1e6 for n in samples])
+
+
 def show_watches(r, say):
     for instances, watches in r.watches.items():
         say("")
@@ -187,26 +204,28 @@ def show_watches(r, say):
             cpu = Spread([us for us in line["cpu_us"] if us])
             say("  %-18s %-26s %-22s %6s MB %9s MB" % (
                 name, cpu.text("%.0f"), over.text("%.1f") if over else "-",
-                "%.1f" % (line["rest"] / 1e6), "%.1f" % (line["peak"] / 1e6)))
+                "%.1f" % megabytes(line["rest"]).mid, "%.1f" % megabytes(line["peak"]).mid))
         line = r.unchanged.get(instances)
         if line:
             say("  %s, an answer that changes nothing: %.0f us, %.0f allocations, %.0f events" % (
                 OURS, line["cpu_us"], line["allocations"], line["events"]))
 
 
+def shown_goal(measured, bound):
+    """The goal and what was measured, as text."""
+    goal = "0" if bound == 0 else "%s %.4g" % (">=" if bound > 0 else "<=", abs(bound))
+    form = "%.0f" if bound == 0 else "%.3f" if abs(bound) < 0.1 else "%.2f"
+    if measured is None:
+        return goal, "-"
+    return goal, form % measured.mid if measured.low == measured.high else measured.text(form)
+
+
 def show_goals(r, say):
     say("")
-    say("%-68s %-9s %-22s %s" % ("GOALS", "goal", "measured", ""))
+    say("%-72s %-9s %-22s %s" % ("GOALS", "goal", "measured", ""))
     for what, measured, bound in goals(r):
-        goal = "0" if bound == 0 else "%s %.4g" % (">=" if bound > 0 else "<=", abs(bound))
-        form = "%.0f" if bound == 0 else "%.3f" if abs(bound) < 0.1 else "%.2f"
-        if measured is None:
-            shown = "-"
-        elif measured.low == measured.high:
-            shown = form % measured.mid
-        else:
-            shown = measured.text(form)
-        say("%-68s %-9s %-22s %s" % (what, goal, shown, verdict(measured, bound)))
+        goal, shown = shown_goal(measured, bound)
+        say("%-72s %-9s %-22s %s" % (what, goal, shown, verdict(measured, bound)))
 
 
 ABOUT_DECODERS = """
@@ -223,6 +242,11 @@ same requests, the answer received and thrown away. Memory: resident, over what 
 had, some time after the last update and the most there ever was."""
 
 
+def shown_versions(r):
+    return ["%s %s" % (d, v) for d, v in r.versions.items()
+            if d not in (NO_FAST, NO_SIMD)] + r.other_versions
+
+
 def paragraph(out, text, indent=""):
     out.extend(textwrap.wrap(" ".join(text.split()), 98, subsequent_indent=indent))
 
@@ -233,8 +257,7 @@ def report(r):
     say("sdconsul.h beside others; all ratios within one run, median (least..greatest)")
     say("machine: " + machine())
     say("compiler: " + compiler())
-    shown = ["%s %s" % (d, v) for d, v in r.versions.items() if d not in (NO_FAST, NO_SIMD)]
-    paragraph(out, "versions: " + "; ".join(shown), "    ")
+    paragraph(out, "versions: " + "; ".join(shown_versions(r)), "    ")
     say("")
     paragraph(out, ABOUT_DECODERS)
     show_decoders(r, say)
@@ -254,7 +277,8 @@ def report(r):
 
 def record(r):
     return {
-        "machine": machine(), "compiler": compiler(), "versions": r.versions,
+        "machine": machine(), "compiler": compiler(), "date": time.strftime("%Y-%m-%d"),
+        "versions": shown_versions(r),
         "decoders": {body: [{"decoder": d, "chunk": c, "mb_per_s": Spread(
             [s for s in samples if s]).record(), "samples": samples}
             for (d, c), samples in lines.items()] for body, lines in r.decoders.items()},
@@ -263,6 +287,7 @@ def record(r):
         "instructions": r.guard,
         "goals": [{"goal": what, "bound": abs(bound), "at": "least" if bound > 0 else "most",
                    "measured": measured.record() if measured else None,
+                   "shown": shown_goal(measured, bound),
                    "verdict": verdict(measured, bound)} for what, measured, bound in goals(r)],
         "notes": r.notes,
     }
@@ -354,6 +379,20 @@ def chart_decoders(chart, r, body):
         chart.bars(rows)
 
 
+def chart_chunks(chart, r, body):
+    rows = []
+    for (decoder, chunk), samples in r.decoders.get(body, {}).items():
+        if decoder.startswith(OURS):
+            spread = Spread([s for s in samples if s])
+            how = decoder[len(OURS):].strip(", ") or "as it is"
+            label = "%s; %s" % (how, "chunks of " + CHUNKS[chunk] if chunk else "whole")
+            rows.append((label, spread, "%s MB/s" % comma(round(spread.mid)), color_of(decoder)))
+    if rows:
+        chart.title("The same answer in pieces, with and without the fast path and SIMD",
+                    "MB/s, more is better; sdconsul.h alone")
+        chart.bars(rows)
+
+
 def shown_us(us):
     return "%.0f \u00b5s" % us if us < 1000 else "%.1f ms" % (us / 1000)
 
@@ -380,8 +419,8 @@ def chart_memory(chart, r, instances):
         if name == "floor":
             continue
         for key, what in (("rest", "at rest"), ("peak", "at a change")):
-            rows.append(("%s, %s" % (name, what), Spread([line[key] / 1e6]),
-                         "%.1f MB" % (line[key] / 1e6), color_of(name)))
+            spread = megabytes(line[key])
+            rows.append(("%s, %s" % (name, what), spread, "%.1f MB" % spread.mid, color_of(name)))
     if rows:
         chart.title("Memory with %s instances" % comma(instances),
                     "resident, over the idle process, less is better")
@@ -391,6 +430,7 @@ def chart_memory(chart, r, instances):
 def chart(r):
     c = Chart()
     chart_decoders(c, r, "consul-1000")
+    chart_chunks(c, r, "consul-1000")
     chart_updates(c, r, 1000)
     chart_updates(c, r, 10000)
     chart_memory(c, r, 10000)
@@ -400,7 +440,79 @@ def chart(r):
     return c.svg()
 
 
+# ---- the README ----
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+BEGIN, END = "<!-- make bench-readme: begin -->", "<!-- end -->"
+
+
+def reasons():
+    """Of misses.txt: the beginning of a goal's name, and why it is missed."""
+    found = {}
+    for line in text_of(os.path.join(HERE, "misses.txt")):
+        goal, colon, reason = line.partition(" :: ")
+        if colon and not line.startswith("#"):
+            found[goal] = reason
+    return found
+
+
+def reason_of(goal, found):
+    fitting = [key for key in found if goal["goal"].startswith(key)]
+    return found[max(fitting, key=len)] if fitting else None
+
+
+def wrapped(text, indent=""):
+    return textwrap.wrap(text, 118, subsequent_indent=indent, break_long_words=False,
+                         break_on_hyphens=False)
+
+
+def readme_section(results, chart_path):
+    found = reasons()
+    out = ["![decoding, updates and memory beside other libraries](%s)" % chart_path, "",
+           "    make bench && make bench-readme", ""]
+    out += wrapped("On %s, with %s, %s: %s." % (results["machine"], results["compiler"],
+                                                results["date"], "; ".join(results["versions"])))
+    out += wrapped("Each figure is a ratio within one run, the median (least..greatest) of its "
+                   "rounds.")
+    out += ["", "| | goal | measured | |", "|---|---|---|---|"]
+    missed = [g for g in results["goals"] if g["verdict"] == "missed"]
+    for g in results["goals"]:
+        out.append("| %s | %s | %s | %s |" % (g["goal"], *g["shown"], g["verdict"]))
+    why = []
+    for g in missed:
+        reason = reason_of(g, found)
+        if reason is None:
+            print("missed, and misses.txt does not say why: " + g["goal"])
+        else:
+            why += wrapped("- %s: %s" % (g["goal"], reason), "  ")
+    out += ["", "Why they are missed:", ""] + why if why else []
+    for key in found:
+        if not any(g["goal"].startswith(key) for g in missed):
+            print("misses.txt has a reason for what is not missed: " + key)
+    return "\n".join(out)
+
+
+def write_readme(results_path, readme_path):
+    with open(results_path) as f:
+        results = json.load(f)
+    with open(readme_path) as f:
+        text = f.read()
+    if text.count(BEGIN) != 1 or END not in text.split(BEGIN)[1]:
+        sys.exit("%s has no place between '%s' and '%s'" % (readme_path, BEGIN, END))
+    shutil.copy(os.path.join(os.path.dirname(results_path), "chart.svg"), HERE)
+    chart_path = os.path.relpath(os.path.join(HERE, "chart.svg"),
+                                 os.path.dirname(os.path.abspath(readme_path)))
+    before, behind = text.split(BEGIN)
+    with open(readme_path, "w") as f:
+        f.write(before + BEGIN + "\n" + readme_section(results, chart_path) + "\n" + END +
+                behind.split(END, 1)[1])
+    print("written: the figures in %s, and %s" % (readme_path, chart_path))
+
+
 def main():
+    if sys.argv[1] == "--readme":
+        write_readme(sys.argv[2], sys.argv[3])
+        return
     where = sys.argv[1]
     r = Results(where)
     text = report(r)

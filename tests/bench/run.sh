@@ -23,6 +23,7 @@ began=$(date +%s)
 step() { echo "== $* ($(($(date +%s) - began)) s)"; }
 
 : >"$out/notes.txt"
+: >"$out/versions.txt"
 note() { echo "$*" | tee -a "$out/notes.txt"; }
 skip() { note "skipped: $*"; }
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -111,7 +112,8 @@ build_curl() {
         return 0
     fi
     $CC -std=gnu99 $OPT $include "$here/watch_curl.c" $libs -lcurl -o "$out/watch_curl" 2>"$out/curl.log" ||
-        skip "libcurl + yyjson: it does not compile, see $out/curl.log"
+        { skip "libcurl + yyjson: it does not compile, see $out/curl.log"; return 0; }
+    echo "libcurl $(curl-config --version 2>/dev/null | cut -d' ' -f2)" >>"$out/versions.txt"
 }
 
 build_simdjson() {
@@ -192,6 +194,10 @@ build_watches() {
     elif ! (cd "$here/gokit" && GOFLAGS=-mod=readonly GOWORK=off go build -trimpath \
         -o "$out/watch_gokit" . 2>"$out/go.log"); then
         skip "go-kit: it does not build, see $out/go.log"
+    else
+        sed -n 's|^.*go-kit/kit v|go-kit |p; s|^.*consul/api v|Consul API for Go |p' "$here/gokit/go.mod" |
+            sed 's| //.*||' >>"$out/versions.txt"
+        go version | sed 's|^go version go\([^ ]*\).*|Go \1|' >>"$out/versions.txt"
     fi
 }
 
