@@ -971,8 +971,11 @@ typedef sdc_err (*sdc_instance_fn)(void *user, const sdc_instance *instance);
 SDC_API sdc_err sdc_entries_create(const sdc_allocator *allocator,
                                    sdc_instance_fn fn, void *user,
                                    sdc_entries **out);
+/* Up to 512 bytes are held back and read by a later feed, or by finish: what
+   they hold, an instance or an error, shows only then. */
 SDC_API sdc_err sdc_entries_feed(sdc_entries *entries, const void *bytes,
                                  size_t len);
+/* SDC_OK: the bytes were one whole answer, and each instance has been seen. */
 SDC_API sdc_err sdc_entries_finish(sdc_entries *entries);
 SDC_API void sdc_entries_error(const sdc_entries *entries, sdc_error *out);
 /* Entries without usable address or port, or of a wrong shape, since reset. */
@@ -1050,6 +1053,7 @@ SDC_API void sdc_http_destroy(sdc_http *http);
 #if defined(__GNUC__) || defined(__clang__)
 #define SDCI_PRINTF(text, args) __attribute__((__format__(__printf__, text, args)))
 #define SDCI_NOINLINE __attribute__((__noinline__))
+#define SDCI_INLINE __inline__ __attribute__((__always_inline__))
 #else
 #error "sdconsul.h needs the __atomic builtins of gcc or clang"
 #endif
@@ -1142,11 +1146,11 @@ typedef uint32_t sdci_lane_bits;
 static sdci_lane_bits sdci_lane_special(const char *p)
 {
     __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
-    __m128i found = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')),
-                                              _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\'))),
-                                 _mm_cmpgt_epi8(_mm_set1_epi8(0x20), bytes));
+    __m128i sign = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')),
+                                _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
+    __m128i plain = _mm_andnot_si128(sign, _mm_cmpgt_epi8(bytes, _mm_set1_epi8(0x1F)));
 
-    return (uint32_t)_mm_movemask_epi8(found);
+    return (uint32_t)_mm_movemask_epi8(plain) ^ 0xFFFFu;
 }
 
 static size_t sdci_lane_first(sdci_lane_bits special)
@@ -1162,12 +1166,20 @@ static uint32_t sdci_lane_equal(const char *a, const char *b)
     return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x, y));
 }
 
-/* Whether the first n bytes are equal, n from 1 to 32; all 32 may be read. */
-static bool sdci_wide_same(const char *a, const char *b, size_t n)
+/* Some of the first of 32 bytes: those that sdci_wide_same compares. All 32 may be read. */
+typedef uint32_t sdci_wide;
+
+/* The first n, from 1 to 32. */
+static sdci_wide sdci_wide_of(size_t n)
+{
+    return ~(0xFFFFFFFFu >> (32 - n));
+}
+
+static bool sdci_wide_same(const char *a, const char *b, sdci_wide wide)
 {
     uint32_t equal = sdci_lane_equal(a, b) | sdci_lane_equal(a + 16, b + 16) << 16;
 
-    return (~equal & (0xFFFFFFFFu >> (32 - n))) == 0;
+    return (equal | wide) == 0xFFFFFFFFu;
 }
 
 /* How many of 16 bytes are digits before the first that is none. */
@@ -1213,7 +1225,14 @@ static bool sdci_lane_same(const char *a, const char *b, size_t n)
     return (~sdci_lane_narrow(equal) & (~(uint64_t)0 >> (64 - 4 * n))) == 0;
 }
 
-static bool sdci_wide_same(const char *a, const char *b, size_t n)
+typedef uint32_t sdci_wide;
+
+static sdci_wide sdci_wide_of(size_t n)
+{
+    return (sdci_wide)n;
+}
+
+static bool sdci_wide_same(const char *a, const char *b, sdci_wide n)
 {
     return n <= 16 ? sdci_lane_same(a, b, n)
                    : sdci_lane_same(a, b, 16) && sdci_lane_same(a + 16, b + 16, n - 16);
@@ -1266,7 +1285,14 @@ static size_t sdci_lane_first(sdci_lane_bits special)
     return SDCI_FIRST_BYTE(special);
 }
 
-static bool sdci_wide_same(const char *a, const char *b, size_t n)
+typedef uint32_t sdci_wide;
+
+static sdci_wide sdci_wide_of(size_t n)
+{
+    return (sdci_wide)n;
+}
+
+static bool sdci_wide_same(const char *a, const char *b, sdci_wide n)
 {
     for (; n > 8; n -= 8) {
         if (sdci_word(a) != sdci_word(b)) {
@@ -2542,19 +2568,25 @@ void sdc_json_destroy(sdc_json *json)
    shape) is counted and left out; the others are not touched by it.
 
    The grammar is that of [sdc:json], written again for speed: bytes are read
-   where they are, by whole tokens. A token that the end of a feed has cut waits
-   in `carry` for the rest of it; strings and numbers, which may be long, go on
-   in the next feed instead.
+   where they are, by whole tokens. A token begins only where SDCI_LOOK bytes
+   are in sight, so that none but a long one is ever cut; what is left over at
+   the end of a feed waits in `carry` for more, or for the end. Long strings and
+   numbers go on from feed to feed instead.
 
-     BETWEEN --'"'--> STRING --'"'--> BETWEEN      (strings and names)
-        '-----digit-> NUMBER --else-> BETWEEN
+     BETWEEN --long string--> STRING --'"'--> BETWEEN
+        '------long number--> NUMBER --else-> BETWEEN
 
-   Over it lies a shortcut that is learned while decoding (search for: gaps).
+   The general decoder reads anything (from "Containers and names" to "Tokens").
+   Over it lies a shortcut for what comes again and again, learned while
+   decoding (from "Learning gaps" on); the page at "Gaps" says why that is sound.
    Consul docs: api-docs/health#list-service-instances.
    ------------------------------------------------------------------------- */
 
-#define SDCI_LOOK            128u               /* longer tokens go on in the next feed */
-#define SDCI_NAME_MAX        31u                /* no member that is wanted has a longer name */
+#define SDCI_LOOK            256u               /* bytes in sight where a token may begin */
+#define SDCI_CARRY           512u               /* what is fed in small pieces is read by so many */
+#define SDCI_NAME_MAX        15u                /* no member that is wanted has a longer name */
+#define SDCI_STRIDE          16u                /* texts are copied by so many bytes at a time */
+#define SDCI_CHECKS_APART    3u                 /* positions tell so many checks apart */
 #define SDCI_ENTRY_TEXT_MAX  ((size_t)1 << 20)   /* wanted text of one entry */
 #define SDCI_ENTRY_ITEMS_MAX 1024u               /* tags, meta pairs, ... of one entry */
 
@@ -2601,7 +2633,8 @@ typedef enum sdci_type {
 } sdci_type;
 
 typedef struct sdci_member {
-    const char *name;           /* NULL: any member, or an item of an array */
+    char name[SDCI_NAME_MAX + 1];       /* empty: any member, or an item of an array */
+    uint8_t len;                        /* of the name */
     sdci_type type;
     int target;
 } sdci_member;
@@ -2630,7 +2663,8 @@ typedef struct sdci_where {
     uint8_t expect;
     uint8_t member;             /* in the place's table: what the next value is */
     uint8_t skip_depth;         /* open containers inside a skipped value */
-    uint8_t zero[4];            /* so that positions compare as bytes */
+    uint8_t check;              /* in the how manieth of the entry; all late ones count as one */
+    uint8_t zero[3];            /* so that positions compare as bytes */
 } sdci_where;
 
 typedef enum sdci_entries_mode {
@@ -2647,8 +2681,11 @@ struct sdc_entries {
     sdci_gaps *own_gaps;
     sdci_fault fault;
     const char *window;                 /* the bytes being read */
-    uint64_t offset;                    /* how many came before the window */
+    const char *stop;                   /* no token begins here or later */
+    uint64_t offset;                    /* how many bytes came before the window */
     sdci_where at;
+    sdci_gaps *gaps;                    /* lent for a feed, or own; NULL: nothing is learned */
+    uint32_t gap;                       /* the one that led to the newest scalar; 0: none known */
     sdci_entries_mode mode;
     sdci_json_state number_state;       /* of SDCI_IN_NUMBER */
     uint32_t number;                    /* its value so far; from 65536 on only "too much" */
@@ -2663,119 +2700,124 @@ struct sdc_entries {
     sdci_buf text;                      /* the strings of this entry, each with a NUL */
     sdci_buf tags, meta, tagged, ports; /* sdci_span, sdci_pair, sdci_item, sdci_item */
     sdci_buf arrays;                    /* what the emitted instance points to */
+    sdc_instance out;                   /* that one; each writes all its members */
     uint64_t num_entries, num_skipped;
     sdci_span fields[SDCI_NUM_FIELDS];
     uint16_t numbers[SDCI_NUM_NUMBERS];
     sdci_span key;                      /* of the map member being read */
     sdc_status status;                  /* the worst of the checks so far */
-    sdci_gaps *gaps;                    /* lent for a feed, or own; NULL: nothing is learned */
-    uint32_t gap;                       /* the one that led to the newest scalar */
     size_t carry_len;
-    char carry[2 * SDCI_LOOK];
+    char carry[SDCI_CARRY + SDCI_LOOK];
 };
 
-static const sdci_member sdci_of_top[]  = { { NULL, SDCI_ARRAY, SDCI_AT_LIST } };
-static const sdci_member sdci_of_list[] = { { NULL, SDCI_OBJECT, SDCI_AT_ENTRY } };
+static const sdci_member sdci_of_top[]  = { { "", 0, SDCI_ARRAY, SDCI_AT_LIST } };
+static const sdci_member sdci_of_list[] = { { "", 0, SDCI_OBJECT, SDCI_AT_ENTRY } };
 
 static const sdci_member sdci_of_entry[] = {
-    { "Node", SDCI_OBJECT, SDCI_AT_NODE },
-    { "Service", SDCI_OBJECT, SDCI_AT_SERVICE },
-    { "Checks", SDCI_ARRAY, SDCI_AT_CHECKS },
-    { NULL, SDCI_SKIP, 0 }
+    { "Node", 4, SDCI_OBJECT, SDCI_AT_NODE },
+    { "Service", 7, SDCI_OBJECT, SDCI_AT_SERVICE },
+    { "Checks", 6, SDCI_ARRAY, SDCI_AT_CHECKS },
+    { "", 0, SDCI_SKIP, 0 }
 };
 
 static const sdci_member sdci_of_node[] = {
-    { "Node", SDCI_STRING, SDCI_NODE },
-    { "Address", SDCI_STRING, SDCI_NODE_ADDRESS },
-    { "Datacenter", SDCI_STRING, SDCI_DATACENTER },
-    { "Partition", SDCI_STRING, SDCI_NODE_PARTITION },
-    { "PeerName", SDCI_STRING, SDCI_NODE_PEER },
-    { "Locality", SDCI_OBJECT, SDCI_AT_NODE_LOCALITY },
-    { NULL, SDCI_SKIP, 0 }
+    { "Node", 4, SDCI_STRING, SDCI_NODE },
+    { "Address", 7, SDCI_STRING, SDCI_NODE_ADDRESS },
+    { "Datacenter", 10, SDCI_STRING, SDCI_DATACENTER },
+    { "Partition", 9, SDCI_STRING, SDCI_NODE_PARTITION },
+    { "PeerName", 8, SDCI_STRING, SDCI_NODE_PEER },
+    { "Locality", 8, SDCI_OBJECT, SDCI_AT_NODE_LOCALITY },
+    { "", 0, SDCI_SKIP, 0 }
 };
 
 static const sdci_member sdci_of_node_locality[] = {
-    { "Region", SDCI_STRING, SDCI_NODE_REGION },
-    { "Zone", SDCI_STRING, SDCI_NODE_ZONE },
-    { NULL, SDCI_SKIP, 0 }
+    { "Region", 6, SDCI_STRING, SDCI_NODE_REGION },
+    { "Zone", 4, SDCI_STRING, SDCI_NODE_ZONE },
+    { "", 0, SDCI_SKIP, 0 }
 };
 
 static const sdci_member sdci_of_service[] = {
-    { "ID", SDCI_STRING, SDCI_ID },
-    { "Service", SDCI_STRING, SDCI_SERVICE },
-    { "Tags", SDCI_ARRAY, SDCI_AT_TAGS },
-    { "Address", SDCI_STRING, SDCI_ADDRESS },
-    { "TaggedAddresses", SDCI_OBJECT, SDCI_AT_TAGGED },
-    { "Meta", SDCI_OBJECT, SDCI_AT_META },
-    { "Port", SDCI_UINT16, SDCI_PORT },
-    { "Ports", SDCI_ARRAY, SDCI_AT_PORTS },
-    { "SocketPath", SDCI_STRING, SDCI_SOCKET_PATH },
-    { "Weights", SDCI_OBJECT, SDCI_AT_WEIGHTS },
-    { "Locality", SDCI_OBJECT, SDCI_AT_LOCALITY },
-    { "PeerName", SDCI_STRING, SDCI_PEER },
-    { "Namespace", SDCI_STRING, SDCI_NS },
-    { "Partition", SDCI_STRING, SDCI_PARTITION },
-    { NULL, SDCI_SKIP, 0 }
+    { "ID", 2, SDCI_STRING, SDCI_ID },
+    { "Service", 7, SDCI_STRING, SDCI_SERVICE },
+    { "Tags", 4, SDCI_ARRAY, SDCI_AT_TAGS },
+    { "Address", 7, SDCI_STRING, SDCI_ADDRESS },
+    { "TaggedAddresses", 15, SDCI_OBJECT, SDCI_AT_TAGGED },
+    { "Meta", 4, SDCI_OBJECT, SDCI_AT_META },
+    { "Port", 4, SDCI_UINT16, SDCI_PORT },
+    { "Ports", 5, SDCI_ARRAY, SDCI_AT_PORTS },
+    { "SocketPath", 10, SDCI_STRING, SDCI_SOCKET_PATH },
+    { "Weights", 7, SDCI_OBJECT, SDCI_AT_WEIGHTS },
+    { "Locality", 8, SDCI_OBJECT, SDCI_AT_LOCALITY },
+    { "PeerName", 8, SDCI_STRING, SDCI_PEER },
+    { "Namespace", 9, SDCI_STRING, SDCI_NS },
+    { "Partition", 9, SDCI_STRING, SDCI_PARTITION },
+    { "", 0, SDCI_SKIP, 0 }
 };
 
-static const sdci_member sdci_of_tags[]   = { { NULL, SDCI_TAG, 0 } };
-static const sdci_member sdci_of_meta[]   = { { NULL, SDCI_META, 0 } };
-static const sdci_member sdci_of_tagged[] = { { NULL, SDCI_OBJECT, SDCI_AT_TAGGED_ITEM } };
-static const sdci_member sdci_of_ports[]  = { { NULL, SDCI_OBJECT, SDCI_AT_PORT } };
-static const sdci_member sdci_of_checks[] = { { NULL, SDCI_OBJECT, SDCI_AT_CHECK } };
+static const sdci_member sdci_of_tags[]   = { { "", 0, SDCI_TAG, 0 } };
+static const sdci_member sdci_of_meta[]   = { { "", 0, SDCI_META, 0 } };
+static const sdci_member sdci_of_tagged[] = { { "", 0, SDCI_OBJECT, SDCI_AT_TAGGED_ITEM } };
+static const sdci_member sdci_of_ports[]  = { { "", 0, SDCI_OBJECT, SDCI_AT_PORT } };
+static const sdci_member sdci_of_checks[] = { { "", 0, SDCI_OBJECT, SDCI_AT_CHECK } };
 
 static const sdci_member sdci_of_tagged_item[] = {
-    { "Address", SDCI_STRING, SDCI_ITEM_ADDRESS },
-    { "Port", SDCI_UINT16, SDCI_ITEM_PORT },
-    { NULL, SDCI_SKIP, 0 }
+    { "Address", 7, SDCI_STRING, SDCI_ITEM_ADDRESS },
+    { "Port", 4, SDCI_UINT16, SDCI_ITEM_PORT },
+    { "", 0, SDCI_SKIP, 0 }
 };
 
 static const sdci_member sdci_of_port[] = {
-    { "Name", SDCI_STRING, SDCI_ITEM_NAME },
-    { "Port", SDCI_UINT16, SDCI_ITEM_PORT },
-    { "Default", SDCI_BOOL, SDCI_ITEM_IS_DEFAULT },
-    { NULL, SDCI_SKIP, 0 }
+    { "Name", 4, SDCI_STRING, SDCI_ITEM_NAME },
+    { "Port", 4, SDCI_UINT16, SDCI_ITEM_PORT },
+    { "Default", 7, SDCI_BOOL, SDCI_ITEM_IS_DEFAULT },
+    { "", 0, SDCI_SKIP, 0 }
 };
 
 static const sdci_member sdci_of_weights[] = {
-    { "Passing", SDCI_UINT16, SDCI_WEIGHT_PASSING },
-    { "Warning", SDCI_UINT16, SDCI_WEIGHT_WARNING },
-    { NULL, SDCI_SKIP, 0 }
+    { "Passing", 7, SDCI_UINT16, SDCI_WEIGHT_PASSING },
+    { "Warning", 7, SDCI_UINT16, SDCI_WEIGHT_WARNING },
+    { "", 0, SDCI_SKIP, 0 }
 };
 
 static const sdci_member sdci_of_locality[] = {
-    { "Region", SDCI_STRING, SDCI_REGION },
-    { "Zone", SDCI_STRING, SDCI_ZONE },
-    { NULL, SDCI_SKIP, 0 }
+    { "Region", 6, SDCI_STRING, SDCI_REGION },
+    { "Zone", 4, SDCI_STRING, SDCI_ZONE },
+    { "", 0, SDCI_SKIP, 0 }
 };
 
 static const sdci_member sdci_of_check[] = {
-    { "CheckID", SDCI_STRING, SDCI_CHECK_ID },
-    { "Status", SDCI_STRING, SDCI_CHECK_STATUS },
-    { NULL, SDCI_SKIP, 0 }
+    { "CheckID", 7, SDCI_STRING, SDCI_CHECK_ID },
+    { "Status", 6, SDCI_STRING, SDCI_CHECK_STATUS },
+    { "", 0, SDCI_SKIP, 0 }
 };
+
+/* What kind of container a place is. Each has one parent, so a position needs no stack. */
+typedef struct sdci_shape {
+    const sdci_member *members; /* the last one stands for all others */
+    uint8_t num_named;
+    bool is_object;
+    uint8_t depth;              /* containers that are open there */
+    uint8_t parent;
+} sdci_shape;
 
 /* In the order of sdci_place. */
-static const sdci_member *const sdci_members_of[SDCI_NUM_PLACES] = {
-    sdci_of_top, sdci_of_list, sdci_of_entry, sdci_of_node, sdci_of_node_locality, sdci_of_service,
-    sdci_of_tags, sdci_of_meta, sdci_of_tagged, sdci_of_tagged_item, sdci_of_ports, sdci_of_port,
-    sdci_of_weights, sdci_of_locality, sdci_of_checks, sdci_of_check
-};
-
-/* Each place has one parent, so a position needs no stack; its depth counts open containers. */
-static const uint8_t sdci_parent_of[SDCI_NUM_PLACES] = {
-    SDCI_AT_TOP, SDCI_AT_TOP, SDCI_AT_LIST, SDCI_AT_ENTRY, SDCI_AT_NODE, SDCI_AT_ENTRY,
-    SDCI_AT_SERVICE, SDCI_AT_SERVICE, SDCI_AT_SERVICE, SDCI_AT_TAGGED, SDCI_AT_SERVICE,
-    SDCI_AT_PORTS, SDCI_AT_SERVICE, SDCI_AT_SERVICE, SDCI_AT_ENTRY, SDCI_AT_CHECKS
-};
-
-static const uint8_t sdci_depth_of[SDCI_NUM_PLACES] = {
-    0, 1, 2, 3, 4, 3, 4, 4, 4, 5, 4, 5, 4, 4, 3, 4
-};
-
-static const bool sdci_is_object[SDCI_NUM_PLACES] = {
-    false, false, true, true, true, true, false, true, true, true, false, true, true, true, false,
-    true
+static const sdci_shape sdci_shapes[SDCI_NUM_PLACES] = {
+    { sdci_of_top,            0, false, 0, SDCI_AT_TOP },
+    { sdci_of_list,           0, false, 1, SDCI_AT_TOP },
+    { sdci_of_entry,          3, true,  2, SDCI_AT_LIST },
+    { sdci_of_node,           6, true,  3, SDCI_AT_ENTRY },
+    { sdci_of_node_locality,  2, true,  4, SDCI_AT_NODE },
+    { sdci_of_service,       14, true,  3, SDCI_AT_ENTRY },
+    { sdci_of_tags,           0, false, 4, SDCI_AT_SERVICE },
+    { sdci_of_meta,           0, true,  4, SDCI_AT_SERVICE },
+    { sdci_of_tagged,         0, true,  4, SDCI_AT_SERVICE },
+    { sdci_of_tagged_item,    2, true,  5, SDCI_AT_TAGGED },
+    { sdci_of_ports,          0, false, 4, SDCI_AT_SERVICE },
+    { sdci_of_port,           3, true,  5, SDCI_AT_PORTS },
+    { sdci_of_weights,        2, true,  4, SDCI_AT_SERVICE },
+    { sdci_of_locality,       2, true,  4, SDCI_AT_SERVICE },
+    { sdci_of_checks,         0, false, 3, SDCI_AT_ENTRY },
+    { sdci_of_check,          2, true,  4, SDCI_AT_CHECKS }
 };
 
 static sdci_place sdci_entries_place(const sdc_entries *e)
@@ -2785,19 +2827,23 @@ static sdci_place sdci_entries_place(const sdc_entries *e)
 
 static const sdci_member *sdci_entries_member(const sdc_entries *e)
 {
-    static const sdci_member skipped = { NULL, SDCI_SKIP, 0 };
+    static const sdci_member skipped = { "", 0, SDCI_SKIP, 0 };
 
-    return e->at.skip_depth > 0 ? &skipped : &sdci_members_of[e->at.place][e->at.member];
+    return e->at.skip_depth > 0 ? &skipped : &sdci_shapes[e->at.place].members[e->at.member];
 }
 
-/* `p` is the byte that it is about. */
-static void sdci_entries_fail(sdc_entries *e, const char *p, sdc_err code, const char *what)
+/* `p` is the byte that it is about. Answers NULL, as whatever cannot go on does. */
+static const char *sdci_entries_fail(sdc_entries *e, const char *p, sdc_err code,
+                                     const char *what)
 {
     if (e->fault.code == SDC_OK) {
+        bool is_behind = e->is_last && code == SDC_ERR_JSON && p >= e->stop;
+        p = is_behind ? e->stop : p;
         e->fault.code = code;
-        e->fault.what = what;
+        e->fault.what = is_behind ? "the text ends too early" : what;
         e->fault.at = e->offset + (uint64_t)(p - e->window);
     }
+    return NULL;
 }
 
 /* The first reason is the one that is told. */
@@ -2821,29 +2867,50 @@ static const char *sdci_field_text(const sdc_entries *e, sdci_field field)
 }
 
 /* Keeps a text whole. No memory, or no room: it counts as absent, and the entry's end says so. */
-static sdci_span sdci_entry_keep(sdc_entries *e, const char *text, size_t len)
+SDCI_NOINLINE static sdci_span sdci_entry_keep_long(sdc_entries *e, const char *text, size_t len)
 {
     sdci_span span = { 0, 0 };
 
-    if (len < e->text.cap - e->text.len || sdci_buf_reserve(&e->text, len + 1)) {
+    if (sdci_buf_reserve(&e->text, len + SDCI_STRIDE)) {
         char *to = e->text.ptr + e->text.len;
-        span.at = (uint32_t)e->text.len + 1;
-        span.len = (uint32_t)len;
         memcpy(to, text, len);
         to[len] = '\0';
+        span.at = (uint32_t)e->text.len + 1;
+        span.len = (uint32_t)len;
         e->text.len += len + 1;
     }
     return span;
 }
 
-/* Items beyond the bound make the entry unusable, not the answer. */
-static void sdci_entry_push(sdc_entries *e, sdci_buf *items, const void *item, size_t size)
+/* The same. Short ones are copied by a whole stride: behind a short token that many bytes are in
+   sight, and what is written too much is written over by the next text. */
+static SDCI_INLINE sdci_span sdci_entry_keep(sdc_entries *e, const char *text, size_t len)
 {
-    if (items->len / size >= SDCI_ENTRY_ITEMS_MAX) {
-        sdci_entry_bad(e, "more than 1024 tags, ports or meta pairs");
-        return;
+    size_t at = e->text.len;
+
+    if (len > SDCI_STRIDE || e->text.cap - at < 2 * SDCI_STRIDE) {
+        return sdci_entry_keep_long(e, text, len);
     }
-    sdci_put(items, item, size);
+    memcpy(e->text.ptr + at, text, SDCI_STRIDE);
+    e->text.ptr[at + len] = '\0';
+    e->text.len = at + len + 1;
+    sdci_span span = { (uint32_t)at + 1, (uint32_t)len };
+    return span;
+}
+
+/* Room for one more item; NULL where there is none. Items beyond the bound make the entry unusable,
+   not the answer. */
+static void *sdci_entry_push(sdc_entries *e, sdci_buf *items, size_t size)
+{
+    if (items->len >= SDCI_ENTRY_ITEMS_MAX * size) {
+        sdci_entry_bad(e, "more than 1024 tags, ports or meta pairs");
+        return NULL;
+    }
+    if (items->cap - items->len < size && !sdci_buf_reserve(items, size)) {
+        return NULL;
+    }
+    items->len += size;
+    return items->ptr + items->len - size;
 }
 
 /* -- Entering and leaving places -- */
@@ -2867,7 +2934,9 @@ static void sdci_entry_reset(sdc_entries *e)
     sdci_buf_clear(&e->meta);
     sdci_buf_clear(&e->tagged);
     sdci_buf_clear(&e->ports);
-    memset(e->fields, 0, sizeof e->fields);
+    sdci_clear_fields(e, SDCI_NODE, SDCI_NODE_ZONE);
+    sdci_clear_fields(e, SDCI_ID, SDCI_ZONE);
+    sdci_clear_fields(e, SDCI_ITEM_NAME, SDCI_CHECK_STATUS);
     memset(e->numbers, 0, sizeof e->numbers);
     sdci_reset_weights(e, 1);
     e->status = SDC_STATUS_UNSET;
@@ -2926,19 +2995,30 @@ static void sdci_entries_enter(sdc_entries *e, sdci_place place)
     }
 }
 
+static bool sdci_span_is(const sdc_entries *e, sdci_span span, const char *text, size_t len)
+{
+    return span.len == len && memcmp(sdci_span_text(e, span), text, len) == 0;
+}
+
+static bool sdci_span_begins(const sdc_entries *e, sdci_span span, const char *text, size_t len)
+{
+    return span.len >= len && memcmp(sdci_span_text(e, span), text, len) == 0;
+}
+
 /* What the official client's AggregatedStatus does, but that a status which nobody knows counts
    as critical: sending calls to such an instance would be a guess. */
 static void sdci_check_done(sdc_entries *e)
 {
-    const char *id = sdci_field_text(e, SDCI_CHECK_ID);
-    const char *text = sdci_field_text(e, SDCI_CHECK_STATUS);
+    sdci_span id = e->fields[SDCI_CHECK_ID];
+    sdci_span text = e->fields[SDCI_CHECK_STATUS];
     sdc_status status = SDC_STATUS_CRITICAL;
 
-    if (strcmp(id, "_node_maintenance") == 0 || strncmp(id, "_service_maintenance:", 21) == 0) {
+    if (sdci_span_is(e, id, "_node_maintenance", 17) ||
+        sdci_span_begins(e, id, "_service_maintenance:", 21)) {
         status = SDC_STATUS_MAINTENANCE;
-    } else if (strcmp(text, "passing") == 0) {
+    } else if (sdci_span_is(e, text, "passing", 7)) {
         status = SDC_STATUS_PASSING;
-    } else if (strcmp(text, "warning") == 0) {
+    } else if (sdci_span_is(e, text, "warning", 7)) {
         status = SDC_STATUS_WARNING;
     }
     e->status = status > e->status ? status : e->status;
@@ -2946,14 +3026,14 @@ static void sdci_check_done(sdc_entries *e)
 
 static void sdci_item_done(sdc_entries *e, sdci_buf *items, sdci_span name)
 {
-    sdci_item item;
+    sdci_item *item = (sdci_item *)sdci_entry_push(e, items, sizeof *item);
 
-    memset(&item, 0, sizeof item);
-    item.name = name;
-    item.address = e->fields[SDCI_ITEM_ADDRESS];
-    item.port = e->numbers[SDCI_ITEM_PORT];
-    item.is_default = e->numbers[SDCI_ITEM_IS_DEFAULT] != 0;
-    sdci_entry_push(e, items, &item, sizeof item);
+    if (item != NULL) {
+        item->name = name;
+        item->address = e->fields[SDCI_ITEM_ADDRESS];
+        item->port = e->numbers[SDCI_ITEM_PORT];
+        item->is_default = e->numbers[SDCI_ITEM_IS_DEFAULT] != 0;
+    }
 }
 
 /* -- From an entry to an instance -- */
@@ -2999,28 +3079,44 @@ static void sdci_sort_small(void *items, size_t num, size_t size,
     }
 }
 
+/* strcmp, which mostly need not be called. */
+static int sdci_compare_text(const char *a, const char *b)
+{
+    return *a != *b ? (unsigned char)*a - (unsigned char)*b : strcmp(a, b);
+}
+
 static int sdci_compare_tags(const void *a, const void *b)
 {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
+    return sdci_compare_text(*(const char *const *)a, *(const char *const *)b);
 }
 
 static int sdci_compare_kv(const void *a, const void *b)
 {
-    return strcmp(((const sdc_kv *)a)->key, ((const sdc_kv *)b)->key);
+    return sdci_compare_text(((const sdc_kv *)a)->key, ((const sdc_kv *)b)->key);
 }
 
 static int sdci_compare_address(const void *a, const void *b)
 {
-    return strcmp(((const sdc_address *)a)->key, ((const sdc_address *)b)->key);
+    return sdci_compare_text(((const sdc_address *)a)->key, ((const sdc_address *)b)->key);
 }
 
-/* Of neighbours that compare equal the last stays. Answers how many are left. */
-static size_t sdci_keep_last(void *items, size_t num, size_t size,
-                             int (*compare)(const void *a, const void *b))
+/* Sorts a map and keeps the last of several members with one name, as Go's maps do. Answers how
+   many are left. Consul writes maps in order, so mostly there is nothing to do. */
+static size_t sdci_sort_map(void *items, size_t num, size_t size,
+                            int (*compare)(const void *a, const void *b))
 {
     char *base = (char *)items;
+    size_t in_order = 1;
     size_t kept = 0;
 
+    while (in_order < num &&
+           compare(base + (in_order - 1) * size, base + in_order * size) < 0) {
+        in_order++;
+    }
+    if (in_order >= num) {
+        return num;
+    }
+    sdci_sort_small(items, num, size, compare);
     for (size_t i = 0; i < num; i++) {
         if (i + 1 < num && compare(base + i * size, base + (i + 1) * size) == 0) {
             continue;
@@ -3050,8 +3146,7 @@ static void sdci_fill_meta(sdc_entries *e, sdc_instance *out, sdc_kv *meta)
         meta[i].key = sdci_span_text(e, pairs[i].key);
         meta[i].value = sdci_span_text(e, pairs[i].value);
     }
-    sdci_sort_small(meta, out->num_meta, sizeof *meta, sdci_compare_kv);
-    out->num_meta = sdci_keep_last(meta, out->num_meta, sizeof *meta, sdci_compare_kv);
+    out->num_meta = sdci_sort_map(meta, out->num_meta, sizeof *meta, sdci_compare_kv);
     out->meta = meta;
 }
 
@@ -3064,9 +3159,8 @@ static void sdci_fill_tagged(sdc_entries *e, sdc_instance *out, sdc_address *tag
         tagged[i].address = sdci_span_text(e, items[i].address);
         tagged[i].port = items[i].port;
     }
-    sdci_sort_small(tagged, out->num_tagged_addresses, sizeof *tagged, sdci_compare_address);
-    out->num_tagged_addresses = sdci_keep_last(tagged, out->num_tagged_addresses, sizeof *tagged,
-                                               sdci_compare_address);
+    out->num_tagged_addresses = sdci_sort_map(tagged, out->num_tagged_addresses, sizeof *tagged,
+                                              sdci_compare_address);
     out->tagged_addresses = tagged;
 }
 
@@ -3138,15 +3232,38 @@ static uint32_t sdci_entry_weight(const sdc_entries *e, sdc_status status)
     return status == SDC_STATUS_WARNING ? e->numbers[SDCI_WEIGHT_WARNING] : 0;
 }
 
-/* "host:port", with brackets round an IPv6 host. */
+/* "host:port", with brackets round an IPv6 host: up to len + 8 bytes. Answers how many. */
+static size_t sdci_write_addr(char *out, const char *host, size_t len, uint16_t port)
+{
+    bool is_bare_ipv6 = memchr(host, ':', len) != NULL && host[0] != '[';
+    char digits[5];
+    size_t at = sizeof digits;
+    char *to = out;
+
+    if (is_bare_ipv6) {
+        *to++ = '[';
+    }
+    memcpy(to, host, len);
+    to += len;
+    if (is_bare_ipv6) {
+        *to++ = ']';
+    }
+    *to++ = ':';
+    do {
+        digits[--at] = (char)('0' + port % 10);
+        port /= 10;
+    } while (port > 0);
+    memcpy(to, digits + at, sizeof digits - at);
+    return (size_t)(to - out) + sizeof digits - at;
+}
+
 static void sdci_put_addr(sdci_buf *buf, const char *host, uint16_t port)
 {
-    bool is_bare_ipv6 = strchr(host, ':') != NULL && host[0] != '[';
+    size_t len = strlen(host);
 
-    sdci_put_text(buf, is_bare_ipv6 ? "[" : "");
-    sdci_put_text(buf, host);
-    sdci_put_text(buf, is_bare_ipv6 ? "]:" : ":");
-    sdci_put_u64(buf, port);
+    if (sdci_buf_reserve(buf, len + 8)) {
+        buf->len += sdci_write_addr(buf->ptr + buf->len, host, len, port);
+    }
 }
 
 /* Writes the instance's addr behind the other text. Answers where it starts. */
@@ -3159,8 +3276,9 @@ static size_t sdci_entry_addr(sdc_entries *e, sdci_field address, uint16_t port)
         if (sdci_buf_reserve(&e->text, e->fields[SDCI_SOCKET_PATH].len)) {
             sdci_put_text(&e->text, sdci_field_text(e, SDCI_SOCKET_PATH));
         }
-    } else if (sdci_buf_reserve(&e->text, (size_t)e->fields[address].len + 16)) {
-        sdci_put_addr(&e->text, sdci_field_text(e, address), port);
+    } else if (sdci_buf_reserve(&e->text, (size_t)e->fields[address].len + 9)) {
+        e->text.len += sdci_write_addr(e->text.ptr + at, sdci_field_text(e, address),
+                                       e->fields[address].len, port);
     }
     sdci_put_char(&e->text, '\0');
     return at;
@@ -3185,25 +3303,24 @@ static void sdci_entry_strings(const sdc_entries *e, sdc_instance *out)
 
 static void sdci_entry_emit(sdc_entries *e, sdci_field address, const char *at)
 {
-    sdc_instance out;
+    sdc_instance *out = &e->out;
 
-    memset(&out, 0, sizeof out);
-    out.port = sdci_entry_port(e);
-    out.status = e->status == SDC_STATUS_UNSET ? SDC_STATUS_PASSING : e->status;
-    out.weight = sdci_entry_weight(e, out.status);
-    size_t addr_at = sdci_entry_addr(e, address, out.port);
+    out->port = sdci_entry_port(e);
+    out->status = e->status == SDC_STATUS_UNSET ? SDC_STATUS_PASSING : e->status;
+    out->weight = sdci_entry_weight(e, out->status);
+    size_t addr_at = sdci_entry_addr(e, address, out->port);
     if (e->text.err != SDC_OK) {
         return;
     }
-    out.addr = e->text.ptr + addr_at;
-    out.host = sdci_field_text(e, address);
-    sdci_entry_strings(e, &out);
-    if (!sdci_entry_arrays(e, &out)) {
+    out->addr = e->text.ptr + addr_at;
+    out->host = sdci_field_text(e, address);
+    sdci_entry_strings(e, out);
+    if (!sdci_entry_arrays(e, out)) {
         return;
     }
-    sdc_err err = e->fn(e->user, &out);
+    sdc_err err = e->fn(e->user, out);
     if (err != SDC_OK) {
-        sdci_entries_fail(e, at, err, NULL);
+        (void)sdci_entries_fail(e, at, err, NULL);
     }
 }
 
@@ -3227,13 +3344,13 @@ static void sdci_entry_settle_memory(sdc_entries *e, const char *at)
         if (bufs[i]->err == SDC_ERR_LIMIT) {
             sdci_entry_bad(e, "more than 1 MiB of text");
         } else if (bufs[i]->err != SDC_OK) {
-            sdci_entries_fail(e, at, bufs[i]->err, NULL);
+            (void)sdci_entries_fail(e, at, bufs[i]->err, NULL);
         }
     }
 }
 
 /* `at` is the brace that ends the entry. */
-static void sdci_entry_done(sdc_entries *e, const char *at)
+SDCI_NOINLINE static void sdci_entry_done(sdc_entries *e, const char *at)
 {
     sdci_field address = e->fields[SDCI_ADDRESS].len > 0 ? SDCI_ADDRESS : SDCI_NODE_ADDRESS;
     bool is_unix = e->fields[SDCI_SOCKET_PATH].len > 0;
@@ -3257,20 +3374,24 @@ static void sdci_entry_done(sdc_entries *e, const char *at)
     }
 }
 
-/* Ends the container that is being read; `at` is its last byte. */
-static void sdci_entries_leave(sdc_entries *e, const char *at)
+/* A place of which something is left to do at its end. */
+static bool sdci_place_has_end(sdci_place place)
 {
-    sdci_place place = sdci_entries_place(e);
+    return place == SDCI_AT_ENTRY || place == SDCI_AT_CHECK || place == SDCI_AT_PORT ||
+           place == SDCI_AT_TAGGED_ITEM;
+}
 
-    e->at.place = sdci_parent_of[place];
-    if (place == SDCI_AT_ENTRY) {
-        sdci_entry_done(e, at);
-    } else if (place == SDCI_AT_CHECK) {
+/* `at` is the last byte of the place. */
+static void sdci_entries_left(sdc_entries *e, sdci_place place, const char *at)
+{
+    if (place == SDCI_AT_CHECK) {
         sdci_check_done(e);
-    } else if (place == SDCI_AT_PORT) {
-        sdci_item_done(e, &e->ports, e->fields[SDCI_ITEM_NAME]);
     } else if (place == SDCI_AT_TAGGED_ITEM) {
         sdci_item_done(e, &e->tagged, e->key);
+    } else if (place == SDCI_AT_ENTRY) {
+        sdci_entry_done(e, at);
+    } else if (place == SDCI_AT_PORT) {
+        sdci_item_done(e, &e->ports, e->fields[SDCI_ITEM_NAME]);
     }
 }
 
@@ -3281,57 +3402,79 @@ static void sdci_entries_leave(sdc_entries *e, const char *at)
    every entry, and they are half of an answer. So the decoder learns them.
 
    What is learned is one statement: from the position `before`, the bytes `bytes` lead to the
-   position `after`, and on their way these places were entered and left. The general decoder
+   position `after`, and on their way these places were entered and left (as far as there is
+   something to do then). The general decoder
    makes it, when it has just walked from `before` over `bytes` without a fault and come to a
    scalar. A position holds everything that decides what bytes mean, and nothing in the walk
    depends on anything else; so whenever the decoder stands at `before` again and finds the same
    bytes, the general decoder would do the same again, and it may be left out.
 
-   `done` is the position behind the scalar that follows a gap, and `next` are the gaps that were
-   found there before. They are a guess where to look, no more: position and bytes are both compared
-   each time, all of them. So a slot may be taken over for another gap without asking anybody, and
-   junk is pushed out by use.
+   `done` is the position behind the scalar that follows a gap, and `next` are gaps that were found
+   there. Only a gap whose `before` is this very `done` is ever put there (sdci_gap_link), so on the
+   way from gap to gap positions need not be looked at: the bytes decide, and all of them are
+   compared. A slot keeps its gap until the whole table is cleared. Which gap is tried first is a
+   guess, and a wrong one costs time alone.
 
    Two things keep the statement true. Where a walk did something that is not in it (a fault, a
    member of the wrong shape, a name with an escape), nothing is learned. And a gap before a string
    ends with the quote, but one before anything else ends before its first byte, which is looked at
    anew: a number today may be null tomorrow.
 
+   Bodies in which nothing comes again would pay for learning and gain nothing. So misses are
+   counted against what the shortcut did, and where it does little, little is looked up and learned.
+
    With SDC_NO_FAST_PATH nothing is learned, and the decoder answers the same. */
 
-#define SDCI_GAP_BYTES   96u
-#define SDCI_GAP_ACTIONS 7u
-#define SDCI_GAP_SLOTS   256u       /* 0 is where an answer begins */
-#define SDCI_GAP_PROBES  4u
-#define SDCI_GAP_NEXT    4u
+#define SDCI_GAP_BYTES    128u
+#define SDCI_GAP_ACTIONS  7u
+#define SDCI_GAP_NEXT     4u
+#define SDCI_GAP_SLOTS    240u      /* 0 is where an answer begins */
+#define SDCI_GAP_FULL     176u      /* a fuller table would be slow to look up */
+#define SDCI_GAP_PATIENCE 8192u     /* so many misses clear it */
+#define SDCI_GAP_TRIALS   6u        /* the same so often: always the same */
+#define SDCI_LEAVE        0x80u     /* among actions: with the place that ends */
 
-typedef struct sdci_gap {
-    sdci_where before, after;
-    sdci_where done;                /* behind the scalar that follows */
-    const sdci_member *member;      /* what that scalar is */
+typedef struct sdci_gap sdci_gap;
+
+/* The scalar behind a gap, as far as the shortcut knows what to do with it. */
+typedef enum sdci_follows {
+    SDCI_SKIPPED_TEXT, SDCI_FIELD_TEXT, SDCI_TAG_TEXT, SDCI_META_TEXT,
+    SDCI_SKIPPED_NUMBER,        /* or true, false, null */
+    SDCI_WANTED_NUMBER,
+    SDCI_TRIED_SCALAR,          /* skipped, and perhaps always the same */
+    SDCI_OTHER_SCALAR           /* the general way */
+} sdci_follows;
+
+struct sdci_gap {
+    sdci_gap *next[SDCI_GAP_NEXT];  /* which followed it, the likeliest first; NULL: no more */
+    const sdci_member *member;      /* what the scalar is that follows */
+    sdci_wide head;                 /* of the bytes: as many as are compared first */
     uint8_t len;                    /* 0: the slot is free */
-    uint8_t is_skipped;             /* nobody wants that scalar, as `member` says */
+    uint8_t follows, target;        /* target: the field or number */
+    uint8_t num_trials;             /* how often the scalar was the same */
+    uint8_t value_len;              /* of that one, which stands in `bytes` behind the gap */
+    uint8_t varies;                 /* it was not */
+    uint8_t is_joined;
     uint8_t has_effects;            /* actions or a key */
     uint8_t num_actions;
-    uint8_t actions[SDCI_GAP_ACTIONS];      /* a place to enter, or SDCI_LEAVE */
+    uint8_t actions[SDCI_GAP_ACTIONS];      /* places to enter and to leave */
     uint8_t end_at;                 /* the byte that ended an entry */
     uint8_t key_at, key_len;        /* of a map: the name of the value that follows */
-    uint8_t is_string;              /* a string follows, its quote is the last byte */
-    uint8_t next[SDCI_GAP_NEXT];    /* which followed it, the likeliest first */
     char bytes[SDCI_GAP_BYTES];
-} sdci_gap;
-
-#define SDCI_LEAVE 0xFFu
+    sdci_where before, after;
+    sdci_where done;                /* behind the scalar that follows */
+};
 
 struct sdci_gaps {
-    sdci_gap slots[SDCI_GAP_SLOTS];
+    uint32_t num_used;
+    uint32_t num_misses;            /* of the general decoder, less what the shortcut did */
     /* the walk that is under way */
     const char *from;               /* NULL: nothing can be learned from it */
     sdci_gap walk;
-    uint32_t num_misses;            /* in a row */
+    sdci_gap slots[SDCI_GAP_SLOTS];
 };
 
-/* -- Walking: positions, containers, names -- */
+/* -- Notes for the gap that is being walked over -- */
 
 static void sdci_note_action(sdc_entries *e, uint8_t action)
 {
@@ -3347,6 +3490,40 @@ static void sdci_note_action(sdc_entries *e, uint8_t action)
     gaps->walk.actions[gaps->walk.num_actions++] = action;
 }
 
+/* A gap remembers one end of an entry, and names its key last. */
+static void sdci_note_leave(sdc_entries *e, sdci_place place, const char *p)
+{
+    sdci_gaps *gaps = e->gaps;
+
+    if (gaps == NULL || gaps->from == NULL || !sdci_place_has_end(place)) {
+        return;
+    }
+    if (gaps->walk.key_at != 0 || (size_t)(p - gaps->from) >= SDCI_GAP_BYTES ||
+        (place == SDCI_AT_ENTRY && gaps->walk.end_at != 0)) {
+        gaps->from = NULL;
+        return;
+    }
+    if (place == SDCI_AT_ENTRY) {
+        gaps->walk.end_at = (uint8_t)(p - gaps->from + 1);
+    }
+    sdci_note_action(e, (uint8_t)(SDCI_LEAVE | (unsigned)place));
+}
+
+static void sdci_note_key(sdc_entries *e, const char *name, size_t len)
+{
+    sdci_gaps *gaps = e->gaps;
+
+    if (gaps == NULL || gaps->from == NULL) {
+        return;
+    }
+    if (gaps->walk.key_at != 0 || (size_t)(name - gaps->from) + len > SDCI_GAP_BYTES) {
+        gaps->from = NULL;
+        return;
+    }
+    gaps->walk.key_at = (uint8_t)(name - gaps->from);
+    gaps->walk.key_len = (uint8_t)len;
+}
+
 /* Something happened that is not in a gap's statement. */
 static void sdci_forget_walk(sdc_entries *e)
 {
@@ -3355,7 +3532,7 @@ static void sdci_forget_walk(sdc_entries *e)
     }
 }
 
-/* A walk begins: at the end of a scalar, or where an answer begins. */
+/* A walk begins: at the end of a scalar, or where a window begins. */
 static void sdci_begin_walk(sdc_entries *e, const char *p)
 {
     if (e->gaps != NULL) {
@@ -3368,17 +3545,45 @@ static void sdci_begin_walk(sdc_entries *e, const char *p)
     }
 }
 
+/* Both stand behind the general decoder, which calls them. */
+static void sdci_gap_missed(sdc_entries *e, const char *p, bool is_string);
+static const char *sdci_entries_shortcut(sdc_entries *e, const char *p, const char *end);
+
+/* The general decoder has come to a scalar at p, but perhaps because the shortcut came just to
+   here. */
+static SDCI_INLINE void sdci_gap_learn(sdc_entries *e, const char *p, bool is_string)
+{
+    if (e->gaps != NULL && e->gaps->from != p) {
+        sdci_gap_missed(e, p, is_string);
+    }
+}
+
+static bool sdci_same_where(const sdci_where *a, const sdci_where *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}
+
+/* Whether the decoder stands behind a scalar whose gap is known. */
+static bool sdci_entries_has_shortcut(const sdc_entries *e, const char *p)
+{
+    const sdci_gaps *gaps = e->gaps;
+
+    return gaps != NULL && gaps->from == p && sdci_same_where(&gaps->slots[e->gap].done, &e->at);
+}
+
+/* -- Containers and names -- */
+
 static bool sdci_entries_in_object(const sdc_entries *e)
 {
     if (e->at.skip_depth > 0) {
         return (e->at.skip_objects >> (e->at.skip_depth - 1) & 1) != 0;
     }
-    return sdci_is_object[e->at.place];
+    return sdci_shapes[e->at.place].is_object;
 }
 
 /* A value of another type than its place has. Outside an entry that is the end of the answer, or
    of this item of it; inside, of the entry. */
-static void sdci_entries_wrong(sdc_entries *e, const char *p)
+static void sdci_entries_wrong(sdc_entries *e)
 {
     static const char *const why[] = {
         "", "a value is not a string", "a port or weight is not an integer from 0 to 65535",
@@ -3387,9 +3592,7 @@ static void sdci_entries_wrong(sdc_entries *e, const char *p)
     };
 
     sdci_forget_walk(e);
-    if (sdci_entries_place(e) == SDCI_AT_TOP) {
-        sdci_entries_fail(e, p, SDC_ERR_SHAPE, "the answer is not an array");
-    } else if (sdci_entries_place(e) == SDCI_AT_LIST) {
+    if (sdci_entries_place(e) == SDCI_AT_LIST) {
         sdci_entries_leave_out(e, "not an object");
     } else {
         sdci_entry_bad(e, why[sdci_entries_member(e)->type]);
@@ -3397,21 +3600,27 @@ static void sdci_entries_wrong(sdc_entries *e, const char *p)
 }
 
 /* Goes into a container that is wanted, and counts its way out of one that is not. */
-static void sdci_entries_open(sdc_entries *e, const char *p)
+static const char *sdci_entries_open(sdc_entries *e, const char *p)
 {
     bool is_object = *p == '{';
     const sdci_member *member = sdci_entries_member(e);
 
-    if (sdci_depth_of[e->at.place] + e->at.skip_depth == SDCI_JSON_DEPTH_MAX) {
-        sdci_entries_fail(e, p, SDC_ERR_LIMIT, "nested deeper than 64 levels");
-        return;
+    if (sdci_shapes[e->at.place].depth + e->at.skip_depth == SDCI_JSON_DEPTH_MAX) {
+        return sdci_entries_fail(e, p, SDC_ERR_LIMIT, "nested deeper than 64 levels");
     }
     if (member->type == (is_object ? SDCI_OBJECT : SDCI_ARRAY)) {
         sdci_note_action(e, (uint8_t)member->target);
         sdci_entries_enter(e, (sdci_place)member->target);
+        if (e->at.place == SDCI_AT_CHECK && e->at.check < SDCI_CHECKS_APART) {
+            e->at.check++;
+        }
     } else {
         if (member->type != SDCI_SKIP) {
-            sdci_entries_wrong(e, p);
+            sdci_entries_wrong(e);
+        } else if (p[1] == (is_object ? '}' : ']')) {
+            e->at.member = 0;
+            e->at.expect = SDCI_EXPECT_NEXT;
+            return p + 2;
         }
         uint64_t bit = (uint64_t)1 << e->at.skip_depth;
         e->at.skip_objects = is_object ? e->at.skip_objects | bit : e->at.skip_objects & ~bit;
@@ -3419,49 +3628,37 @@ static void sdci_entries_open(sdc_entries *e, const char *p)
     }
     e->at.member = 0;
     e->at.expect = is_object ? SDCI_EXPECT_FIRST_KEY : SDCI_EXPECT_FIRST_ITEM;
+    return e->fault.code == SDC_OK ? p + 1 : NULL;
 }
 
-/* A gap remembers one end of an entry, and names its key last. */
-static void sdci_note_leave(sdc_entries *e, const char *p)
-{
-    sdci_gaps *gaps = e->gaps;
-
-    if (gaps == NULL || gaps->from == NULL) {
-        return;
-    }
-    bool ends_entry = e->at.place == SDCI_AT_ENTRY;
-    if (gaps->walk.key_at != 0 || (size_t)(p - gaps->from) >= SDCI_GAP_BYTES ||
-        (ends_entry && gaps->walk.end_at != 0)) {
-        gaps->from = NULL;
-        return;
-    }
-    if (ends_entry) {
-        gaps->walk.end_at = (uint8_t)(p - gaps->from + 1);
-    }
-    sdci_note_action(e, SDCI_LEAVE);
-}
-
-static void sdci_entries_close(sdc_entries *e, const char *p)
+static const char *sdci_entries_close(sdc_entries *e, const char *p)
 {
     if (e->at.skip_depth > 0) {
         e->at.skip_depth--;
         e->at.skip_objects &= ((uint64_t)1 << e->at.skip_depth) - 1;
     } else {
-        sdci_note_leave(e, p);
-        sdci_entries_leave(e, p);
+        sdci_place place = sdci_entries_place(e);
+        sdci_note_leave(e, place, p);
+        e->at.check = place == SDCI_AT_CHECKS ? 0 : e->at.check;
+        e->at.place = sdci_shapes[place].parent;
+        sdci_entries_left(e, place, p);
     }
     e->at.member = 0;
     e->at.expect = e->at.place == SDCI_AT_TOP && e->at.skip_depth == 0 ? SDCI_EXPECT_NOTHING
                                                                        : SDCI_EXPECT_NEXT;
+    return e->fault.code == SDC_OK ? p + 1 : NULL;
 }
 
+/* All that are wanted begin with a capital letter. */
 static void sdci_entries_find_member(sdc_entries *e, const char *name, size_t len)
 {
-    const sdci_member *table = sdci_members_of[e->at.place];
-    uint8_t i = 0;
+    const sdci_shape *shape = &sdci_shapes[e->at.place];
+    const sdci_member *members = shape->members;
+    uint8_t num = shape->num_named;
+    uint8_t i = len > 0 && *name >= 'A' && *name <= 'Z' ? 0 : num;
 
-    while (table[i].name != NULL &&
-           (strlen(table[i].name) != len || memcmp(table[i].name, name, len) != 0)) {
+    while (i < num && (members[i].len != len || members[i].name[0] != *name ||
+                       memcmp(members[i].name, name, len) != 0)) {
         i++;
     }
     e->at.member = i;
@@ -3470,31 +3667,21 @@ static void sdci_entries_find_member(sdc_entries *e, const char *name, size_t le
 /* In a map every name is wanted; in a skipped container none is. */
 static bool sdci_entries_wants_key(const sdc_entries *e)
 {
-    return e->at.skip_depth == 0 && sdci_members_of[e->at.place][0].name == NULL;
+    return e->at.skip_depth == 0 && sdci_shapes[e->at.place].num_named == 0;
 }
 
 /* A whole name that stands in the window without escapes. */
-static void sdci_entries_plain_key(sdc_entries *e, const char *name, size_t len)
+static SDCI_INLINE void sdci_entries_plain_key(sdc_entries *e, const char *name, size_t len)
 {
-    sdci_gaps *gaps = e->gaps;
-
-    e->at.expect = SDCI_EXPECT_COLON;
     if (e->at.skip_depth > 0) {
         return;
     }
-    if (!sdci_entries_wants_key(e)) {
+    if (sdci_entries_wants_key(e)) {
+        e->at.member = 0;
+        e->key = sdci_entry_keep(e, name, len);
+        sdci_note_key(e, name, len);
+    } else {
         sdci_entries_find_member(e, name, len);
-        return;
-    }
-    e->at.member = 0;
-    e->key = sdci_entry_keep(e, name, len);
-    if (gaps != NULL && gaps->from != NULL) {
-        if (gaps->walk.key_at != 0 || (size_t)(name - gaps->from) + len > SDCI_GAP_BYTES) {
-            gaps->from = NULL;
-            return;
-        }
-        gaps->walk.key_at = (uint8_t)(name - gaps->from);
-        gaps->walk.key_len = (uint8_t)len;
     }
 }
 
@@ -3508,48 +3695,62 @@ static void sdci_entries_scalar_done(sdc_entries *e, const char *p)
     sdci_begin_walk(e, p);
 }
 
-/* A string value whose text is kept already, if anybody wants it. */
-static void sdci_entries_take_string(sdc_entries *e, const sdci_member *member, sdci_span text)
-{
-    sdci_pair pair;
-
-    if (member->type == SDCI_STRING) {
-        e->fields[member->target] = text;
-    } else if (member->type == SDCI_TAG) {
-        sdci_entry_push(e, &e->tags, &text, sizeof text);
-    } else if (member->type == SDCI_META) {
-        pair.key = e->key;
-        pair.value = text;
-        sdci_entry_push(e, &e->meta, &pair, sizeof pair);
-    }
-}
-
 static bool sdci_entries_wants_text(const sdci_member *member)
 {
     return member->type == SDCI_STRING || member->type == SDCI_TAG || member->type == SDCI_META;
 }
 
+static void sdci_entries_take_tag(sdc_entries *e, sdci_span text)
+{
+    sdci_span *tag = (sdci_span *)sdci_entry_push(e, &e->tags, sizeof *tag);
+
+    if (tag != NULL) {
+        *tag = text;
+    }
+}
+
+static void sdci_entries_take_meta(sdc_entries *e, sdci_span text)
+{
+    sdci_pair *pair = (sdci_pair *)sdci_entry_push(e, &e->meta, sizeof *pair);
+
+    if (pair != NULL) {
+        pair->key = e->key;
+        pair->value = text;
+    }
+}
+
+/* A string value that is wanted and whose text is kept already. */
+static void sdci_entries_take_string(sdc_entries *e, const sdci_member *member, sdci_span text)
+{
+    if (member->type == SDCI_STRING) {
+        e->fields[member->target] = text;
+    } else if (member->type == SDCI_TAG) {
+        sdci_entries_take_tag(e, text);
+    } else {
+        sdci_entries_take_meta(e, text);
+    }
+}
+
 /* `number`: its value, or more than 65535 for one that is too large, negative or not an integer. */
-static void sdci_entries_take_number(sdc_entries *e, const sdci_member *member, uint32_t number,
-                                     const char *p)
+static void sdci_entries_take_number(sdc_entries *e, const sdci_member *member, uint32_t number)
 {
     if (member->type == SDCI_UINT16 && number <= UINT16_MAX) {
         e->numbers[member->target] = (uint16_t)number;
     } else if (member->type != SDCI_SKIP) {
-        sdci_entries_wrong(e, p);
+        sdci_entries_wrong(e);
     }
 }
 
 /* Go writes null for what is not set. An item of a list is not a thing that can be unset. */
-static void sdci_entries_take_null(sdc_entries *e, const char *p)
+static void sdci_entries_take_null(sdc_entries *e)
 {
     const sdci_member *m = sdci_entries_member(e);
 
     if (m->type == SDCI_SKIP) {
         return;
     }
-    if (m->name == NULL) {
-        sdci_entries_wrong(e, p);
+    if (m->len == 0) {
+        sdci_entries_wrong(e);
     } else if (m->type == SDCI_STRING) {
         memset(&e->fields[m->target], 0, sizeof e->fields[0]);
     } else if (m->type == SDCI_UINT16 || m->type == SDCI_BOOL) {
@@ -3559,54 +3760,23 @@ static void sdci_entries_take_null(sdc_entries *e, const char *p)
     }
 }
 
-static void sdci_entries_take_bool(sdc_entries *e, bool value, const char *p)
+static void sdci_entries_take_bool(sdc_entries *e, bool value)
 {
     const sdci_member *m = sdci_entries_member(e);
 
     if (m->type == SDCI_BOOL) {
         e->numbers[m->target] = value;
     } else if (m->type != SDCI_SKIP) {
-        sdci_entries_wrong(e, p);
+        sdci_entries_wrong(e);
     }
-}
-
-/* The window ends in the middle of something: a fault if nothing comes behind it. */
-static const char *sdci_entries_cut(sdc_entries *e, const char *p, const char *end)
-{
-    if (e->is_last) {
-        sdci_entries_fail(e, end, SDC_ERR_JSON, "the text ends too early");
-    }
-    return p;
-}
-
-/* true, false and null. Answers its end, or p where it is cut or wrong. */
-static const char *sdci_entries_literal(sdc_entries *e, const char *p, const char *end)
-{
-    const char *text = *p == 't' ? "true" : *p == 'f' ? "false" : "null";
-    size_t len = strlen(text);
-
-    for (size_t i = 0; i < len; i++) {
-        if (p + i == end) {
-            return sdci_entries_cut(e, p, end);
-        }
-        if (p[i] != text[i]) {
-            sdci_entries_fail(e, p + i, SDC_ERR_JSON, "neither true, false nor null");
-            return p;
-        }
-    }
-    if (*p == 'n') {
-        sdci_entries_take_null(e, p);
-    } else {
-        sdci_entries_take_bool(e, *p == 't', p);
-    }
-    sdci_entries_scalar_done(e, p + len);
-    return p + len;
 }
 
 /* -- Strings -- */
 
+#define SDCI_ESCAPE_MAX 12          /* a surrogate pair */
+
 /* The first byte from p on that is not a plain character of a string. */
-static const char *sdci_plain_end(const char *p, const char *end)
+SDCI_NOINLINE static const char *sdci_plain_end(const char *p, const char *end)
 {
     while ((size_t)(end - p) >= SDCI_LANE) {
         sdci_lane_bits special = sdci_lane_special(p);
@@ -3622,8 +3792,17 @@ static const char *sdci_plain_end(const char *p, const char *end)
     return p;
 }
 
+/* The same; most often it is within one lane. SDCI_LOOK is in sight. */
+static SDCI_INLINE const char *sdci_text_end(const char *p, const char *end)
+{
+    sdci_lane_bits special = sdci_lane_special(p);
+
+    return special != 0 ? p + sdci_lane_first(special) : sdci_plain_end(p + SDCI_LANE, end);
+}
+
 static void sdci_entries_begin_string(sdc_entries *e, bool is_key)
 {
+    sdci_forget_walk(e);
     e->mode = SDCI_IN_STRING;
     e->is_key = is_key;
     e->is_kept = is_key ? sdci_entries_wants_key(e)
@@ -3636,13 +3815,14 @@ static void sdci_entries_begin_string(sdc_entries *e, bool is_key)
 /* Of a name that is only looked up no more is kept than shows that it is none of ours. */
 static void sdci_entries_keep_piece(sdc_entries *e, const char *bytes, size_t len)
 {
-    if (e->is_key && !sdci_entries_wants_key(e)) {
-        len = (size_t)sdci_min(len, sizeof e->name - e->name_len);
-        memcpy(e->name + e->name_len, bytes, len);
-        e->name_len += len;
-    } else if (e->is_kept) {
+    if (e->is_kept) {
         sdci_put(&e->text, bytes, len);
         e->has_nul = e->has_nul || (len == 1 && bytes[0] == '\0');
+    } else if (e->is_key) {
+        size_t room = sizeof e->name - e->name_len;
+        len = len < room ? len : room;
+        memcpy(e->name + e->name_len, bytes, len);
+        e->name_len += len;
     }
 }
 
@@ -3653,32 +3833,9 @@ static bool sdci_entries_shows(const sdci_member *member)
            (member->target != SDCI_CHECK_ID && member->target != SDCI_CHECK_STATUS);
 }
 
-/* The closing quote of a string that was kept in pieces. A C string cannot show a NUL, and to show
-   less than was said would be worse than nothing. */
-static void sdci_entries_end_string(sdc_entries *e, const char *p)
+/* A name that was read in pieces. */
+static void sdci_entries_end_key(sdc_entries *e, sdci_span span)
 {
-    sdci_span span = { 0, 0 };
-
-    sdci_forget_walk(e);
-    if (e->is_kept && e->text.err == SDC_OK) {
-        span.at = (uint32_t)e->kept_at + 1;
-        span.len = (uint32_t)(e->text.len - e->kept_at);
-        sdci_put_char(&e->text, '\0');
-    }
-    if (!e->is_key) {
-        const sdci_member *member = sdci_entries_member(e);
-        if (e->has_nul && sdci_entries_shows(member)) {
-            sdci_entry_bad(e, "a NUL character in a string");
-        } else if (e->has_nul) {
-            memset(&span, 0, sizeof span);      /* no name that is known has a NUL */
-        }
-        if (member->type != SDCI_SKIP && !e->is_kept) {
-            sdci_entries_wrong(e, p);
-        }
-        sdci_entries_take_string(e, member, span);
-        sdci_entries_scalar_done(e, p + 1);
-        return;
-    }
     e->mode = SDCI_BETWEEN;
     e->at.expect = SDCI_EXPECT_COLON;
     if (e->is_kept) {
@@ -3692,13 +3849,43 @@ static void sdci_entries_end_string(sdc_entries *e, const char *p)
     }
 }
 
+/* The closing quote of a string that was read in pieces. A C string cannot show a NUL, and to show
+   less than was said would be worse than nothing. */
+static const char *sdci_entries_end_string(sdc_entries *e, const char *p)
+{
+    sdci_span span = { 0, 0 };
+    const sdci_member *member = sdci_entries_member(e);
+
+    if (e->is_kept && e->text.err == SDC_OK) {
+        span.at = (uint32_t)e->kept_at + 1;
+        span.len = (uint32_t)(e->text.len - e->kept_at);
+        sdci_put_char(&e->text, '\0');
+    }
+    if (e->is_key) {
+        sdci_entries_end_key(e, span);
+        return p + 1;
+    }
+    if (e->has_nul && sdci_entries_shows(member)) {
+        sdci_entry_bad(e, "a NUL character in a string");
+    } else if (e->has_nul) {
+        memset(&span, 0, sizeof span);      /* no name that is known has a NUL */
+    }
+    if (e->is_kept) {
+        sdci_entries_take_string(e, member, span);
+    } else if (member->type != SDCI_SKIP) {
+        sdci_entries_wrong(e);
+    }
+    sdci_entries_scalar_done(e, p + 1);
+    return e->fault.code == SDC_OK ? p + 1 : NULL;
+}
+
 /* Four digits of a \u escape, or -1 with *p at the byte that is none. */
-static int32_t sdci_hex4(const char **p, const char *end)
+static int32_t sdci_hex4(const char **p)
 {
     int32_t value = 0;
 
     for (int i = 0; i < 4; i++) {
-        int digit = *p < end ? sdci_hex(**p) : -1;
+        int digit = sdci_hex(**p);
         if (digit < 0) {
             return -1;
         }
@@ -3708,85 +3895,85 @@ static int32_t sdci_hex4(const char **p, const char *end)
     return value;
 }
 
-static void sdci_entries_keep_code_point(sdc_entries *e, uint32_t c)
+static const char *sdci_entries_code_point(sdc_entries *e, uint32_t c, const char *behind)
 {
     char utf8[4];
 
     sdci_entries_keep_piece(e, utf8, sdci_put_utf8(utf8, c));
-}
-
-/* At p an escape or character is wrong, or cut. */
-static const char *sdci_entries_bad_escape(sdc_entries *e, const char *p, const char *end,
-                                           const char *what)
-{
-    if (p < end) {
-        sdci_entries_fail(e, p, SDC_ERR_JSON, what);
-    } else {
-        (void)sdci_entries_cut(e, p, end);
-    }
-    return NULL;
+    return behind;
 }
 
 /* Behind the backslash and u. A high surrogate wants its low one at once. */
-static const char *sdci_entries_unicode(sdc_entries *e, const char *p, const char *end)
+static const char *sdci_entries_unicode(sdc_entries *e, const char *p)
 {
+    int32_t c = sdci_hex4(&p);
     int32_t low = 0;
-    int32_t c = sdci_hex4(&p, end);
 
     if (c < 0) {
-        return sdci_entries_bad_escape(e, p, end, "\\u needs four hexadecimal digits");
+        return sdci_entries_fail(e, p, SDC_ERR_JSON, "\\u needs four hexadecimal digits");
     }
-    if (c >= 0xDC00 && c <= 0xDFFF) {
-        return sdci_entries_bad_escape(e, p - 1, end, "half of a surrogate pair");
+    if (c < 0xD800 || c > 0xDFFF) {
+        return sdci_entries_code_point(e, (uint32_t)c, p);
     }
-    if (c < 0xD800 || c > 0xDBFF) {
-        sdci_entries_keep_code_point(e, (uint32_t)c);
-        return p;
+    if (c > 0xDBFF) {
+        return sdci_entries_fail(e, p - 1, SDC_ERR_JSON, "half of a surrogate pair");
     }
     for (int i = 0; i < 2; i++, p++) {
-        if (p == end || *p != "\\u"[i]) {
-            return sdci_entries_bad_escape(e, p, end, "half of a surrogate pair");
+        if (*p != "\\u"[i]) {
+            return sdci_entries_fail(e, p, SDC_ERR_JSON, "half of a surrogate pair");
         }
     }
-    low = sdci_hex4(&p, end);
+    low = sdci_hex4(&p);
     if (low < 0) {
-        return sdci_entries_bad_escape(e, p, end, "\\u needs four hexadecimal digits");
+        return sdci_entries_fail(e, p, SDC_ERR_JSON, "\\u needs four hexadecimal digits");
     }
     if (low < 0xDC00 || low > 0xDFFF) {
-        return sdci_entries_bad_escape(e, p - 1, end, "half of a surrogate pair");
+        return sdci_entries_fail(e, p - 1, SDC_ERR_JSON, "half of a surrogate pair");
     }
-    sdci_entries_keep_code_point(e, 0x10000 + (((uint32_t)c - 0xD800) << 10) +
-                                        ((uint32_t)low - 0xDC00));
-    return p;
+    return sdci_entries_code_point(e, 0x10000 + (((uint32_t)c - 0xD800) << 10) +
+                                          ((uint32_t)low - 0xDC00), p);
 }
 
-/* From the backslash on. Answers the byte behind the escape, NULL where it is cut or wrong. */
-static const char *sdci_entries_escape(sdc_entries *e, const char *p, const char *end)
+/* What a backslash and this character stand for; NUL: nothing, or \u. */
+static char sdci_unescaped(char c)
 {
-    static const char from[] = "\"\\/bfnrt";
-    static const char to[] = "\"\\/\b\f\n\r\t";
-
-    p++;
-    if (p < end && *p == 'u') {
-        return sdci_entries_unicode(e, p + 1, end);
+    switch (c) {
+    case '"':
+    case '\\':
+    case '/':  return c;
+    case 'b':  return '\b';
+    case 'f':  return '\f';
+    case 'n':  return '\n';
+    case 'r':  return '\r';
+    case 't':  return '\t';
+    default:   return '\0';
     }
-    const char *found = p < end && *p != '\0' ? strchr(from, *p) : NULL;
-    if (found == NULL) {
-        return sdci_entries_bad_escape(e, p, end, "an unknown escape in a string");
-    }
-    sdci_entries_keep_piece(e, &to[found - from], 1);
-    return p + 1;
 }
 
-/* A multi-byte character. Answers the byte behind it, NULL where it is cut or wrong. */
-static const char *sdci_entries_utf8(sdc_entries *e, const char *p, const char *end)
+/* From the backslash on, with a whole escape in sight. */
+static const char *sdci_entries_escape(sdc_entries *e, const char *p)
+{
+    char c = sdci_unescaped(p[1]);
+
+    if (p[1] == 'u') {
+        return sdci_entries_unicode(e, p + 2);
+    }
+    if (c == '\0') {
+        return sdci_entries_fail(e, p + 1, SDC_ERR_JSON, "an unknown escape in a string");
+    }
+    sdci_entries_keep_piece(e, &c, 1);
+    return p + 2;
+}
+
+/* A multi-byte character, whole in sight. */
+static const char *sdci_entries_utf8(sdc_entries *e, const char *p)
 {
     sdci_utf8 utf8 = { 0, 0, 0 };
     const char *start = p;
 
     do {
-        if (p == end || !sdci_utf8_byte(&utf8, (unsigned char)*p)) {
-            return sdci_entries_bad_escape(e, p, end, "invalid UTF-8");
+        if (!sdci_utf8_byte(&utf8, (unsigned char)*p)) {
+            return sdci_entries_fail(e, p, SDC_ERR_JSON, "invalid UTF-8");
         }
         p++;
     } while (utf8.left > 0);
@@ -3794,41 +3981,70 @@ static const char *sdci_entries_utf8(sdc_entries *e, const char *p, const char *
     return p;
 }
 
-/* Goes on in a string. Stops at its end, or where an escape or character is cut. */
+/* Goes on in a string. Stops at its end, or where `end` may cut an escape or a character. */
 static const char *sdci_entries_string(sdc_entries *e, const char *p, const char *end)
 {
-    while (e->fault.code == SDC_OK) {
+    while (p != NULL) {
         const char *run = p;
         p = sdci_plain_end(p, end);
-        sdci_entries_keep_piece(e, run, (size_t)(p - run));
-        if (p == end) {
+        if (p != run) {
+            sdci_entries_keep_piece(e, run, (size_t)(p - run));
+        }
+        if (p < end && *p == '"') {
+            return sdci_entries_end_string(e, p);
+        }
+        if (p < end && (unsigned char)*p < 0x20) {
+            return sdci_entries_fail(e, p, SDC_ERR_JSON, "a control character in a string");
+        }
+        if (end - p < SDCI_ESCAPE_MAX) {
             return p;
         }
-        if (*p == '"') {
-            sdci_entries_end_string(e, p);
-            return p + 1;
-        }
-        if ((unsigned char)*p < 0x20) {
-            sdci_entries_fail(e, p, SDC_ERR_JSON, "a control character in a string");
-            return p;
-        }
-        const char *next = *p == '\\' ? sdci_entries_escape(e, p, end)
-                                      : sdci_entries_utf8(e, p, end);
-        if (next == NULL) {
-            return p;
-        }
-        p = next;
+        p = *p == '\\' ? sdci_entries_escape(e, p) : sdci_entries_utf8(e, p);
     }
     return p;
 }
 
+/* A string value, behind its quote. Most are whole and plain. */
+static const char *sdci_entries_begin_text(sdc_entries *e, const char *p, const char *end)
+{
+    const sdci_member *member = sdci_entries_member(e);
+    const char *close = sdci_text_end(p, end);
+
+    if (close == end || *close != '"') {
+        sdci_entries_begin_string(e, false);
+        sdci_entries_keep_piece(e, p, (size_t)(close - p));
+        return close;
+    }
+    if (sdci_entries_wants_text(member)) {
+        sdci_entries_take_string(e, member, sdci_entry_keep(e, p, (size_t)(close - p)));
+    } else if (member->type != SDCI_SKIP) {
+        sdci_entries_wrong(e);
+    }
+    sdci_entries_scalar_done(e, close + 1);
+    return e->fault.code == SDC_OK ? close + 1 : NULL;
+}
+
 /* -- Numbers -- */
 
-static void sdci_entries_begin_number(sdc_entries *e)
+/* How long a plain integer of at most 15 digits is; 0 for every other number. */
+static SDCI_INLINE size_t sdci_plain_integer(const char *p)
 {
-    e->mode = SDCI_IN_NUMBER;
-    e->number_state = SDCI_JSON_NUMBER;
-    e->number = 0;
+    size_t len = sdci_lane_digits(p);
+    char behind = p[len];
+
+    bool is_other = len > 15 || behind == '.' || (behind | 0x20) == 'e' || (*p == '0' && len > 1);
+    return is_other ? 0 : len;
+}
+
+/* Its value, where more than 65535 is only "too much". */
+static uint32_t sdci_integer_value(const char *p, size_t len)
+{
+    uint32_t value = 0;
+
+    for (size_t i = 0; i < len && i < 6; i++) {
+        value = value * 10 + (uint32_t)(p[i] - '0');
+    }
+    return value;
 }
 
 static const char *sdci_entries_number(sdc_entries *e, const char *p, const char *end)
@@ -3844,146 +4060,395 @@ static const char *sdci_entries_number(sdc_entries *e, const char *p, const char
                                                       : UINT16_MAX + 1u;
     }
     if (p == end) {
-        return sdci_entries_cut(e, p, end);
-    }
-    if (!sdci_json_number_may_end(e->number_state)) {
-        sdci_entries_fail(e, p, SDC_ERR_JSON, "a malformed number");
         return p;
     }
-    sdci_entries_take_number(e, sdci_entries_member(e), e->number, p);
+    if (!sdci_json_number_may_end(e->number_state) || (e->is_last && p == e->stop)) {
+        return sdci_entries_fail(e, p, SDC_ERR_JSON, "a malformed number");
+    }
+    sdci_entries_take_number(e, sdci_entries_member(e), e->number);
     sdci_entries_scalar_done(e, p);
+    return e->fault.code == SDC_OK ? p : NULL;
+}
+
+/* -- Tokens -- */
+
+static const char *sdci_skip_space(const char *p, const char *stop)
+{
+    while (p < stop && sdci_json_is_space(*p)) {
+        p++;
+    }
     return p;
 }
 
-/* -- Learning gaps, and using them -- */
-
-static uint32_t sdci_gap_hash(const sdci_where *before, const char *bytes, size_t len)
+/* true, false or null. */
+static const char *sdci_entries_literal(sdc_entries *e, const char *p)
 {
-    uint32_t hash = 2166136261u ^ (uint32_t)before->place << 8 ^ before->skip_depth;
+    const char *text = *p == 't' ? "true" : *p == 'f' ? "false" : "null";
+    size_t len = *p == 'f' ? 5 : 4;
 
-    for (size_t i = 0; i < len; i++) {
-        hash = (hash ^ (unsigned char)bytes[i]) * 16777619u;
+    sdci_gap_learn(e, p, false);
+    for (size_t i = 1; i < len; i++) {
+        if (p[i] != text[i]) {
+            return sdci_entries_fail(e, p + i, SDC_ERR_JSON, "neither true, false nor null");
+        }
     }
-    return hash ^ hash >> 15;
+    if (*p == 'n') {
+        sdci_entries_take_null(e);
+    } else {
+        sdci_entries_take_bool(e, *p == 't');
+    }
+    sdci_entries_scalar_done(e, p + len);
+    return p + len;
 }
 
-static bool sdci_same_where(const sdci_where *a, const sdci_where *b)
+static const char *sdci_entries_begin_number(sdc_entries *e, const char *p, const char *end)
 {
-    return memcmp(a, b, sizeof *a) == 0;
+    size_t len = sdci_plain_integer(p);
+
+    sdci_gap_learn(e, p, false);
+    if (len == 0 || (e->is_last && p + len == e->stop)) {
+        sdci_forget_walk(e);
+        e->mode = SDCI_IN_NUMBER;
+        e->number_state = SDCI_JSON_NUMBER;
+        e->number = 0;
+        return sdci_entries_number(e, p, end);
+    }
+    const sdci_member *member = sdci_entries_member(e);
+    if (member->type != SDCI_SKIP) {
+        sdci_entries_take_number(e, member, sdci_integer_value(p, len));
+    }
+    sdci_entries_scalar_done(e, p + len);
+    return e->fault.code == SDC_OK ? p + len : NULL;
 }
 
-/* The slot of this gap: its own, a free one, or one that is taken over. Never 0. */
+/* The whole answer: an array, or it is none. */
+static const char *sdci_entries_begin_top(sdc_entries *e, const char *p)
+{
+    bool is_value = *p != '\0' && strchr("{[\"-0123456789tfn", *p) != NULL;
+
+    if (*p == '[') {
+        return sdci_entries_open(e, p);
+    }
+    return is_value ? sdci_entries_fail(e, p, SDC_ERR_SHAPE, "the answer is not an array")
+                    : sdci_entries_fail(e, p, SDC_ERR_JSON, "a value is missing");
+}
+
+static const char *sdci_entries_begin_value(sdc_entries *e, const char *p, const char *end)
+{
+    if (e->at.place == SDCI_AT_TOP) {
+        return sdci_entries_begin_top(e, p);
+    }
+    if (*p == '"') {
+        sdci_gap_learn(e, p + 1, true);
+        return sdci_entries_begin_text(e, p + 1, end);
+    }
+    if (*p == '{' || *p == '[') {
+        return sdci_entries_open(e, p);
+    }
+    if (*p == '-' || sdci_is_digit(*p)) {
+        return sdci_entries_begin_number(e, p, end);
+    }
+    if (*p == 't' || *p == 'f' || *p == 'n') {
+        return sdci_entries_literal(e, p);
+    }
+    return sdci_entries_fail(e, p, SDC_ERR_JSON, "a value is missing");
+}
+
+/* A name, from its quote on, and mostly the colon and what stands behind it. Long names and those
+   with escapes go the way of strings. */
+static SDCI_INLINE const char *sdci_entries_begin_key(sdc_entries *e, const char *p, const char *end)
+{
+    const char *close = sdci_text_end(p + 1, end);
+
+    if (close == end || *close != '"') {
+        sdci_entries_begin_string(e, true);
+        sdci_entries_keep_piece(e, p + 1, (size_t)(close - p) - 1);
+        return close;
+    }
+    sdci_entries_plain_key(e, p + 1, (size_t)(close - p) - 1);
+    if (close + 2 >= e->stop || close[1] != ':') {
+        e->at.expect = SDCI_EXPECT_COLON;
+        return close + 1;
+    }
+    e->at.expect = SDCI_EXPECT_VALUE;
+    return sdci_json_is_space(close[2]) ? close + 2 : sdci_entries_begin_value(e, close + 2, end);
+}
+
+static const char *sdci_entries_key(sdc_entries *e, const char *p, const char *end)
+{
+    return *p == '"' ? sdci_entries_begin_key(e, p, end)
+                     : sdci_entries_fail(e, p, SDC_ERR_JSON, "a member name is missing");
+}
+
+/* ',' or the end of the container. */
+static const char *sdci_entries_next(sdc_entries *e, const char *p, const char *end)
+{
+    bool is_object = sdci_entries_in_object(e);
+
+    if (*p == ',') {
+        e->at.expect = is_object ? SDCI_EXPECT_KEY : SDCI_EXPECT_VALUE;
+        return is_object && p[1] == '"' ? sdci_entries_begin_key(e, p + 1, end) : p + 1;
+    }
+    if (*p == (is_object ? '}' : ']')) {
+        return sdci_entries_close(e, p);
+    }
+    return sdci_entries_fail(e, p, SDC_ERR_JSON, is_object ? "',' or '}' is missing"
+                                                           : "',' or ']' is missing");
+}
+
+static const char *sdci_entries_colon(sdc_entries *e, const char *p)
+{
+    e->at.expect = SDCI_EXPECT_VALUE;
+    return *p == ':' ? p + 1 : sdci_entries_fail(e, p, SDC_ERR_JSON, "':' is missing");
+}
+
+/* Behind a value. Behind a scalar the shortcut may go on. */
+static const char *sdci_entries_behind(sdc_entries *e, const char *p, const char *end)
+{
+    bool is_known = e->gap != 0 && sdci_entries_has_shortcut(e, p);
+    const char *q = is_known ? sdci_entries_shortcut(e, p, end) : p;
+
+    return q == p ? sdci_entries_next(e, p, end) : q;
+}
+
+/* One token or some that belong together, or the beginning of a long one. */
+static const char *sdci_entries_token(sdc_entries *e, const char *p, const char *end)
+{
+    switch ((sdci_expect)e->at.expect) {
+    case SDCI_EXPECT_NEXT:
+        return sdci_entries_behind(e, p, end);
+    case SDCI_EXPECT_KEY:
+        return sdci_entries_key(e, p, end);
+    case SDCI_EXPECT_FIRST_KEY:
+        return *p == '}' ? sdci_entries_close(e, p) : sdci_entries_key(e, p, end);
+    case SDCI_EXPECT_COLON:
+        return sdci_entries_colon(e, p);
+    case SDCI_EXPECT_VALUE:
+        return sdci_entries_begin_value(e, p, end);
+    case SDCI_EXPECT_FIRST_ITEM:
+        return *p == ']' ? sdci_entries_close(e, p) : sdci_entries_begin_value(e, p, end);
+    case SDCI_EXPECT_NOTHING:
+        break;
+    }
+    return sdci_entries_fail(e, p, SDC_ERR_JSON, "more bytes after the value");
+}
+
+/* As many tokens as begin before `stop`. */
+static const char *sdci_entries_tokens(sdc_entries *e, const char *p, const char *end)
+{
+    if (p < e->stop && sdci_entries_has_shortcut(e, p)) {
+        p = sdci_entries_shortcut(e, p, end);
+    }
+    while (p != NULL && p < e->stop && e->mode == SDCI_BETWEEN) {
+        p = sdci_json_is_space(*p) ? sdci_skip_space(p, e->stop) : sdci_entries_token(e, p, end);
+    }
+    return p;
+}
+
+/* Reads from p as far as it goes; up to `end` there are bytes in sight. NULL: a fault. */
+static const char *sdci_entries_window(sdc_entries *e, const char *p, const char *end)
+{
+    const char *before = NULL;
+
+    sdci_forget_walk(e);
+    if (e->mode == SDCI_BETWEEN) {
+        sdci_begin_walk(e, p);
+    }
+    while (p != NULL && p != before) {
+        before = p;
+        switch (e->mode) {
+        case SDCI_BETWEEN:   p = sdci_entries_tokens(e, p, end); break;
+        case SDCI_IN_STRING: p = sdci_entries_string(e, p, end); break;
+        case SDCI_IN_NUMBER: p = sdci_entries_number(e, p, end); break;
+        }
+    }
+    return p;
+}
+
+/* -- Learning gaps -- */
+
+/* Of a gap's first and last bytes; what is between them only gets compared. */
+static uint32_t sdci_gap_hash(const char *bytes, size_t len)
+{
+    uint64_t first = 0;
+    uint64_t last = 0;
+
+    if (len >= sizeof first) {
+        memcpy(&first, bytes, sizeof first);
+        memcpy(&last, bytes + len - sizeof last, sizeof last);
+    } else {
+        memcpy(&first, bytes, len);
+    }
+    first = (first ^ len) * 0x9E3779B97F4A7C15u + last;
+    return (uint32_t)((first * 0x9E3779B97F4A7C15u) >> 40);
+}
+
+/* The slot of this gap, or a free one. Never 0. */
 static uint32_t sdci_gap_slot(const sdci_gaps *gaps, const sdci_where *before, const char *bytes,
                               size_t len)
 {
-    uint32_t hash = sdci_gap_hash(before, bytes, len);
-    uint32_t first = 1 + hash % (SDCI_GAP_SLOTS - 1);
+    uint32_t slot = sdci_gap_hash(bytes, len) % SDCI_GAP_SLOTS;
 
-    for (uint32_t i = 0; i < SDCI_GAP_PROBES; i++) {
-        uint32_t slot = 1 + (first - 1 + i) % (SDCI_GAP_SLOTS - 1);
-        const sdci_gap *gap = &gaps->slots[slot];
-        bool is_it = gap->len == len && sdci_same_where(&gap->before, before) &&
-                     memcmp(gap->bytes, bytes, len) == 0;
-        if (gap->len == 0 || is_it) {
-            return slot;
-        }
+    while (slot == 0 || (gaps->slots[slot].len != 0 &&
+                         !(gaps->slots[slot].len == len &&
+                           sdci_same_where(&gaps->slots[slot].before, before) &&
+                           memcmp(gaps->slots[slot].bytes, bytes, len) == 0))) {
+        slot = (slot + 1) % SDCI_GAP_SLOTS;
     }
-    return first;
+    return slot;
 }
 
-/* `slot` followed the gap of the scalar before: it is the first guess from now on. */
-static void sdci_gap_link(sdci_gaps *gaps, uint32_t last, uint32_t slot)
+/* `gap` follows `last` from now on: it is the first guess there. */
+static void sdci_gap_link(sdci_gap *last, sdci_gap *gap)
 {
-    uint8_t *next = gaps->slots[last].next;
     uint32_t at = 0;
 
-    while (at + 1 < SDCI_GAP_NEXT && next[at] != slot) {
-        at++;
-    }
-    memmove(next + 1, next, at);
-    next[0] = (uint8_t)slot;
-}
-
-/* The general decoder has come to a scalar at p. Where nothing ever comes again, it soon learns
-   only now and then, since learning costs more than it gives there. */
-static void sdci_gap_learn(sdc_entries *e, const char *p, bool is_string)
-{
-    sdci_gaps *gaps = e->gaps;
-    uint32_t last = e->gap;
-    size_t len = gaps != NULL && gaps->from != NULL ? (size_t)(p - gaps->from) : SIZE_MAX;
-
-    if (len == 0) {
-        return;         /* the shortcut came just to here */
-    }
-    e->gap = 0;
-    if (len > SDCI_GAP_BYTES) {
+    if (!sdci_same_where(&last->done, &gap->before)) {
         return;
     }
-    gaps->num_misses++;
-    if (gaps->num_misses % 1024 >= 256) {
+    while (at + 1 < SDCI_GAP_NEXT && last->next[at] != gap && last->next[at] != NULL) {
+        at++;
+    }
+    memmove(last->next + 1, last->next, at * sizeof last->next[0]);
+    last->next[0] = gap;
+}
+
+static sdci_follows sdci_gap_follows(const sdci_member *member, bool is_string)
+{
+    switch (member->type) {
+    case SDCI_SKIP:   return SDCI_TRIED_SCALAR;
+    case SDCI_STRING: return is_string ? SDCI_FIELD_TEXT : SDCI_OTHER_SCALAR;
+    case SDCI_TAG:    return is_string ? SDCI_TAG_TEXT : SDCI_OTHER_SCALAR;
+    case SDCI_META:   return is_string ? SDCI_META_TEXT : SDCI_OTHER_SCALAR;
+    case SDCI_UINT16: return is_string ? SDCI_OTHER_SCALAR : SDCI_WANTED_NUMBER;
+    case SDCI_BOOL:
+    case SDCI_OBJECT:
+    case SDCI_ARRAY:  break;
+    }
+    return SDCI_OTHER_SCALAR;
+}
+
+static void sdci_gap_set_len(sdci_gap *gap, size_t len)
+{
+    gap->len = (uint8_t)len;
+    gap->head = sdci_wide_of((size_t)sdci_min(len, 32));
+    gap->has_effects = gap->num_actions > 0 || gap->key_at != 0;
+}
+
+static void sdci_gap_fill(const sdc_entries *e, sdci_gap *gap, size_t len, bool is_string)
+{
+    *gap = e->gaps->walk;
+    gap->after = e->at;
+    gap->done = e->at;
+    gap->done.member = 0;
+    gap->done.expect = SDCI_EXPECT_NEXT;
+    gap->member = sdci_entries_member(e);
+    gap->follows = (uint8_t)sdci_gap_follows(gap->member, is_string);
+    gap->target = (uint8_t)gap->member->target;
+    gap->num_trials = 0;
+    gap->varies = 0;
+    gap->is_joined = 0;
+    sdci_gap_set_len(gap, len);
+    memset(gap->next, 0, sizeof gap->next);
+    memset(gap->bytes, 0, sizeof gap->bytes);
+    memcpy(gap->bytes, e->gaps->from, len);
+}
+
+/* The gap up to p has just been walked over: looks it up, and learns it if it is new. */
+SDCI_NOINLINE static void sdci_gap_look_up(sdc_entries *e, const char *p, bool is_string)
+{
+    sdci_gaps *gaps = e->gaps;
+    sdci_gap *last = &gaps->slots[e->gap];
+    size_t len = gaps->from != NULL ? (size_t)(p - gaps->from) : SIZE_MAX;
+
+    e->gap = 0;
+    if (gaps->num_misses >= SDCI_GAP_PATIENCE) {
+        memset(gaps->slots, 0, sizeof gaps->slots);
+        gaps->num_used = 0;
+        gaps->num_misses = 0;
+    }
+    if (len > SDCI_GAP_BYTES) {
         return;
     }
     uint32_t slot = sdci_gap_slot(gaps, &gaps->walk.before, gaps->from, len);
     sdci_gap *gap = &gaps->slots[slot];
-    bool is_new = gap->len != len || !sdci_same_where(&gap->before, &gaps->walk.before) ||
-                  memcmp(gap->bytes, gaps->from, len) != 0;
-    if (is_new) {
-        *gap = gaps->walk;
-        gap->after = e->at;
-        gap->done = e->at;
-        gap->done.member = 0;
-        gap->done.expect = SDCI_EXPECT_NEXT;
-        gap->has_effects = gap->num_actions > 0 || gap->key_at != 0;
-        gap->member = sdci_entries_member(e);
-        gap->is_skipped = gap->member->type == SDCI_SKIP;
-        gap->len = (uint8_t)len;
-        gap->is_string = is_string;
-        memset(gap->next, 0, sizeof gap->next);
-        memset(gap->bytes, 0, sizeof gap->bytes);
-        memcpy(gap->bytes, gaps->from, len);
+    if (gap->len == 0) {
+        if (gaps->num_used == SDCI_GAP_FULL) {
+            return;
+        }
+        sdci_gap_fill(e, gap, len, is_string);
+        gaps->num_used++;
     }
-    sdci_gap_link(gaps, last, slot);
+    sdci_gap_link(last, gap);
     e->gap = slot;
-    gaps->from = NULL;
 }
 
-/* The bytes of a gap stand at p, where SDCI_LOOK can be read. */
-static bool sdci_gap_fits(const sdci_gap *gap, const char *p)
+/* The general decoder has walked to a scalar at p. While that is rare, each gap is looked up; where
+   it goes on and on, only now and then. A table that still does not help is full of what does not
+   come again, and is cleared. */
+SDCI_NOINLINE static void sdci_gap_missed(sdc_entries *e, const char *p, bool is_string)
 {
-    size_t len = gap->len;
-    const char *bytes = gap->bytes;
+    uint32_t num = ++e->gaps->num_misses;
 
-    for (; len > 32; len -= 32) {
-        if (!sdci_wide_same(bytes, p, 32)) {
+    if (num < SDCI_GAP_PATIENCE / 32 || num % 32 == 0) {
+        sdci_gap_look_up(e, p, is_string);
+    } else {
+        e->gap = 0;
+    }
+}
+
+/* -- The shortcut -- */
+
+/* Whether the bytes of a gap stand at p, where SDCI_LOOK can be read, when its head does. */
+static bool sdci_gap_fits_whole(const sdci_gap *gap, const char *p)
+{
+    size_t last = gap->len - 32u;
+
+    for (size_t at = 32; at < last; at += 32) {
+        if (!sdci_wide_same(gap->bytes + at, p + at, sdci_wide_of(32))) {
             return false;
         }
-        bytes += 32;
-        p += 32;
     }
-    return sdci_wide_same(bytes, p, len);
+    return sdci_wide_same(gap->bytes + last, p + last, sdci_wide_of(32));
 }
 
-/* The gap that stands at p, behind the scalar of `last`, if it is one that followed before. */
-static const sdci_gap *sdci_gap_guess(const sdci_gaps *gaps, const sdci_gap *last, const char *p)
+static SDCI_INLINE bool sdci_gap_fits(const sdci_gap *gap, const char *p)
 {
-    for (uint32_t i = 0; i < SDCI_GAP_NEXT && last->next[i] != 0; i++) {
-        const sdci_gap *gap = &gaps->slots[last->next[i]];
-        if (sdci_gap_fits(gap, p) && sdci_same_where(&gap->before, &last->done)) {
+    return sdci_wide_same(gap->bytes, p, gap->head) &&
+           (gap->len <= 32 || sdci_gap_fits_whole(gap, p));
+}
+
+/* The gap that stands at p, behind the scalar of `last`, if it is one of those that followed there,
+   but not the likeliest. It is held for likelier from now on. */
+SDCI_NOINLINE static sdci_gap *sdci_gap_other(sdci_gap *last, const char *p)
+{
+    for (uint32_t i = 1; i < SDCI_GAP_NEXT && last->next[i] != NULL; i++) {
+        sdci_gap *gap = last->next[i];
+        if (sdci_gap_fits(gap, p)) {
+            last->next[i] = last->next[i - 1];
+            last->next[i - 1] = gap;
             return gap;
         }
     }
     return NULL;
 }
 
+static SDCI_INLINE sdci_gap *sdci_gap_guess(sdci_gap *last, const char *p)
+{
+    sdci_gap *first = last->next[0];
+
+    return first != NULL && sdci_gap_fits(first, p) ? first : sdci_gap_other(last, p);
+}
+
 /* Does what the general decoder did on its walk over this gap. */
 static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
 {
-    e->at = gap->before;
     for (uint32_t i = 0; i < gap->num_actions; i++) {
-        if (gap->actions[i] == SDCI_LEAVE) {
-            sdci_entries_leave(e, p + gap->end_at - 1);
+        uint8_t action = gap->actions[i];
+        if ((action & SDCI_LEAVE) != 0) {
+            sdci_entries_left(e, (sdci_place)(action ^ SDCI_LEAVE), p + gap->end_at - 1);
         } else {
-            sdci_entries_enter(e, (sdci_place)gap->actions[i]);
+            sdci_entries_enter(e, (sdci_place)action);
         }
     }
     if (gap->key_at != 0) {
@@ -3991,96 +4456,215 @@ static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
     }
 }
 
-/* Keeps a text of at most 16 bytes, where 16 can be read and written. */
-static sdci_span sdci_quick_keep(sdc_entries *e, const char *text, size_t len)
+/* A string that nobody wants, of which all up to p is plain. Answers the byte behind it; NULL: it
+   needs the general way. */
+SDCI_NOINLINE static const char *sdci_skip_rest(const char *p, const char *end)
 {
-    sdci_span span;
-    char *to = e->text.ptr + e->text.len;
+    const char *close = sdci_plain_end(p, end);
 
-    memcpy(to, text, 16);
-    to[len] = '\0';
-    span.at = (uint32_t)e->text.len + 1;
-    span.len = (uint32_t)len;
-    e->text.len += len + 1;
-    return span;
-}
-
-/* A plain string value that its place does not skip. */
-static void sdci_quick_take(sdc_entries *e, const sdci_gap *gap, const char *p, size_t len)
-{
-    bool is_short = len <= 16 && e->text.cap - e->text.len >= 17;
-
-    if (!sdci_entries_wants_text(gap->member)) {
-        e->at = gap->after;
-        sdci_entries_wrong(e, p);
-        return;
+    while (end - close >= SDCI_ESCAPE_MAX && *close == '\\' && sdci_unescaped(close[1]) != '\0') {
+        close = sdci_plain_end(close + 2, end);
     }
-    sdci_span text = is_short ? sdci_quick_keep(e, p, len) : sdci_entry_keep(e, p, len);
-    sdci_entries_take_string(e, gap->member, text);
+    return close < end && *close == '"' ? close + 1 : NULL;
 }
 
-/* A whole string value behind a known gap, with 16 bytes in sight. NULL: it needs the general
-   way. */
-static const char *sdci_quick_string(sdc_entries *e, const sdci_gap *gap, const char *p,
-                                     const char *end)
+/* The same from its first byte on; most end within one lane. */
+static SDCI_INLINE const char *sdci_skip_text(const char *p, const char *end)
 {
     sdci_lane_bits special = sdci_lane_special(p);
-    const char *close = special != 0 ? p + sdci_lane_first(special)
-                                     : sdci_plain_end(p + SDCI_LANE, end);
+    const char *close = p + (special != 0 ? sdci_lane_first(special) : 0);
 
-    if (close + 16 > end || *close != '"') {
+    return *close == '"' ? close + 1 : sdci_skip_rest(special != 0 ? close : p + SDCI_LANE, end);
+}
+
+/* A string that is wanted. Answers the byte behind it; NULL: it needs the general way. Most end
+   within one lane. */
+static SDCI_INLINE const char *sdci_quick_text(sdc_entries *e, sdci_span *text, const char *p,
+                                               const char *end)
+{
+    const char *close = sdci_text_end(p, end);
+
+    if (close == end || *close != '"') {
         return NULL;
     }
-    if (!gap->is_skipped) {
-        sdci_quick_take(e, gap, p, (size_t)(close - p));
-    }
+    *text = sdci_entry_keep(e, p, (size_t)(close - p));
     return close + 1;
 }
 
-/* true, false or null that nobody wants. NULL: something else. */
-static const char *sdci_quick_literal(const sdci_gap *gap, const char *p)
+/* The same, the next tag of a service. */
+SDCI_NOINLINE static const char *sdci_quick_tag(sdc_entries *e, const char *p, const char *end)
 {
-    bool is_known = memcmp(p, "true", 4) == 0 || memcmp(p, "null", 4) == 0 ||
-                    memcmp(p, "false", 5) == 0;
+    sdci_span text;
+    const char *behind = sdci_quick_text(e, &text, p, end);
 
-    return is_known && gap->is_skipped ? p + (*p == 'f' ? 5 : 4) : NULL;
+    if (behind != NULL) {
+        sdci_entries_take_tag(e, text);
+    }
+    return behind;
 }
 
-/* A whole and plain integer of less than 16 digits behind a known gap, or a literal, with 16 bytes
-   in sight. NULL: something else, looked at in full. */
+/* The same, the value of a meta pair. */
+SDCI_NOINLINE static const char *sdci_quick_meta(sdc_entries *e, const char *p, const char *end)
+{
+    sdci_span text;
+    const char *behind = sdci_quick_text(e, &text, p, end);
+
+    if (behind != NULL) {
+        sdci_entries_take_meta(e, text);
+    }
+    return behind;
+}
+
+/* true, false or null that nobody wants. NULL: something else. */
+static const char *sdci_skip_literal(const char *p)
+{
+    if (memcmp(p, "true", 4) == 0 || memcmp(p, "null", 4) == 0) {
+        return p + 4;
+    }
+    return memcmp(p, "false", 5) == 0 ? p + 5 : NULL;
+}
+
+static SDCI_INLINE const char *sdci_skip_number(const char *p)
+{
+    size_t len = sdci_plain_integer(p);
+
+    return len > 0 ? p + len : sdci_skip_literal(p);
+}
+
+/* A plain integer behind a known gap. NULL: something else. */
 static const char *sdci_quick_number(sdc_entries *e, const sdci_gap *gap, const char *p)
 {
-    size_t len = sdci_lane_digits(p);
-    uint32_t number = 0;
+    size_t len = sdci_plain_integer(p);
+    uint32_t value = sdci_integer_value(p, len);
 
-    if (len == 0) {
-        return sdci_quick_literal(gap, p);
-    }
-    if (len > 15 || p[len] == '.' || p[len] == 'e' || p[len] == 'E' ||
-        (*p == '0' && len > 1)) {
+    if (len == 0 || value > UINT16_MAX) {
         return NULL;
     }
-    if (gap->is_skipped) {
-        return p + len;
-    }
-    for (size_t i = 0; i < len && i < 6; i++) {
-        number = number * 10 + (uint32_t)(p[i] - '0');
-    }
-    e->at = gap->after;
-    sdci_entries_take_number(e, gap->member, number, p);
+    e->numbers[gap->target] = (uint16_t)value;
     return p + len;
 }
 
+/* -- Joining gaps -- */
+
+/* Where a scalar that nobody wants is the same time after time, it becomes part of the gap: the two
+   gaps round it and the scalar between them are learned as one. That is the same kind of statement,
+   made of three that hold. The two stay, for the day when the scalar is another one. */
+
+/* Of a joined gap that was joined again only the longer one is looked for. */
+static void sdci_gap_relink(sdci_gap *last, const sdci_gap *gap, sdci_gap *longer)
+{
+    sdci_gap_link(last, longer);
+    for (uint32_t i = 1; gap->is_joined && i < SDCI_GAP_NEXT; i++) {
+        if (last->next[i] == gap) {
+            memmove(&last->next[i], &last->next[i + 1],
+                    (SDCI_GAP_NEXT - i - 1) * sizeof last->next[0]);
+            last->next[SDCI_GAP_NEXT - 1] = NULL;
+        }
+    }
+}
+
+/* `longer` becomes `gap`, its scalar and `next` in one; all three are in `bytes` already. */
+static void sdci_gap_unite(sdci_gap *longer, const sdci_gap *gap, const sdci_gap *next)
+{
+    uint8_t shift = (uint8_t)(gap->len + gap->value_len);
+
+    memcpy(longer->next, next->next, sizeof longer->next);
+    longer->member = next->member;
+    longer->after = next->after;
+    longer->done = next->done;
+    longer->follows = next->follows;
+    longer->target = next->target;
+    longer->num_trials = 0;
+    longer->varies = next->varies;
+    longer->is_joined = 1;
+    if (next->member->type == SDCI_SKIP && !next->varies) {
+        longer->follows = SDCI_TRIED_SCALAR;
+    }
+    memcpy(longer->actions + longer->num_actions, next->actions, next->num_actions);
+    longer->num_actions = (uint8_t)(gap->num_actions + next->num_actions);
+    longer->end_at = next->end_at != 0 ? (uint8_t)(shift + next->end_at) : gap->end_at;
+    longer->key_at = next->key_at != 0 ? (uint8_t)(shift + next->key_at) : 0;
+    longer->key_len = next->key_len;
+    sdci_gap_set_len(longer, (size_t)shift + next->len);
+}
+
+/* `gap` followed `last`, and its scalar ends at p. */
+static void sdci_gap_join(sdci_gaps *gaps, sdci_gap *last, sdci_gap *gap, const char *p)
+{
+    const sdci_gap *next = sdci_gap_guess(gap, p);
+    size_t len = (size_t)gap->len + gap->value_len;
+    sdci_gap joined = *gap;
+
+    if (next == NULL || len + next->len > SDCI_GAP_BYTES || gap->key_at != 0 ||
+        gap->num_actions + next->num_actions > (int)SDCI_GAP_ACTIONS ||
+        (gap->end_at != 0 && next->end_at != 0) || gaps->num_used == SDCI_GAP_FULL) {
+        return;
+    }
+    memcpy(joined.bytes + len, next->bytes, next->len);
+    sdci_gap_unite(&joined, gap, next);
+    uint32_t slot = sdci_gap_slot(gaps, &joined.before, joined.bytes, joined.len);
+    if (gaps->slots[slot].len == 0) {
+        gaps->slots[slot] = joined;
+        gaps->num_used++;
+    }
+    sdci_gap_relink(last, gap, &gaps->slots[slot]);
+}
+
+/* A scalar that nobody wants, behind a gap that has not followed `last` often. Answers the byte
+   behind it; NULL: it needs the general way. */
+SDCI_NOINLINE static const char *sdci_quick_trial(sdc_entries *e, sdci_gap *last, sdci_gap *gap,
+                                                  const char *p, const char *end)
+{
+    bool is_text = gap->bytes[gap->len - 1] == '"';
+    const char *behind = is_text ? sdci_skip_text(p, end) : sdci_skip_number(p);
+    size_t len = behind != NULL ? (size_t)(behind - p) : SIZE_MAX;
+
+    if (gap->num_trials == 0 && len <= SDCI_GAP_BYTES - gap->len) {
+        memcpy(gap->bytes + gap->len, p, len);
+        gap->value_len = (uint8_t)len;
+    } else if (gap->num_trials == 0 || len != gap->value_len ||
+               memcmp(gap->bytes + gap->len, p, len) != 0) {
+        gap->varies = 1;
+    }
+    gap->num_trials++;
+    if (gap->varies || gap->num_trials == SDCI_GAP_TRIALS) {
+        gap->follows = is_text ? SDCI_SKIPPED_TEXT : SDCI_SKIPPED_NUMBER;
+    }
+    if (!gap->varies && gap->num_trials == SDCI_GAP_TRIALS && behind < e->stop) {
+        sdci_gap_join(e->gaps, last, gap, behind);
+    }
+    return behind;
+}
+
+/* -- Along the shortcut -- */
+
+/* The scalar behind a known gap. Answers the byte behind it; NULL: it needs the general way. */
+static SDCI_INLINE const char *sdci_quick_scalar(sdc_entries *e, sdci_gap *last, sdci_gap *gap,
+                                                 const char *p, const char *end)
+{
+    switch ((sdci_follows)gap->follows) {
+    case SDCI_SKIPPED_TEXT:   return sdci_skip_text(p, end);
+    case SDCI_FIELD_TEXT:     return sdci_quick_text(e, &e->fields[gap->target], p, end);
+    case SDCI_TAG_TEXT:       return sdci_quick_tag(e, p, end);
+    case SDCI_META_TEXT:      return sdci_quick_meta(e, p, end);
+    case SDCI_SKIPPED_NUMBER: return sdci_skip_number(p);
+    case SDCI_WANTED_NUMBER:  return sdci_quick_number(e, gap, p);
+    case SDCI_TRIED_SCALAR:   return sdci_quick_trial(e, last, gap, p, end);
+    case SDCI_OTHER_SCALAR:   break;
+    }
+    return NULL;
+}
+
 /* Where the shortcut ends before a scalar: the general decoder goes on with it. */
-static const char *sdci_shortcut_leave(sdc_entries *e, const sdci_gap *gap, const char *p)
+static const char *sdci_shortcut_leave(sdc_entries *e, const sdci_gap *gap, const char *p,
+                                       const char *end)
 {
     e->at = gap->after;
-    if (gap->is_string) {
-        sdci_forget_walk(e);
-        sdci_entries_begin_string(e, false);
-    } else {
-        sdci_begin_walk(e, p);
+    e->gap = (uint32_t)(gap - e->gaps->slots);
+    if (gap->bytes[gap->len - 1] == '"') {
+        return sdci_entries_begin_text(e, p, end);
     }
+    sdci_begin_walk(e, p);
     return p;
 }
 
@@ -4091,182 +4675,34 @@ SDCI_NOINLINE static const char *sdci_entries_shortcut(sdc_entries *e, const cha
                                                        const char *end)
 {
     sdci_gaps *gaps = e->gaps;
+    sdci_gap *gap = &gaps->slots[e->gap];
+    const char *stop = e->stop;
+    const char *began = p;
 
-    if (gaps == NULL || gaps->from != p ||
-        !sdci_same_where(&gaps->slots[e->gap].done, &e->at)) {
-        return p;
-    }
-    const sdci_gap *gap = &gaps->slots[e->gap];
-    bool has_found = false;
-    while ((size_t)(end - p) >= SDCI_LOOK) {
-        const sdci_gap *found = sdci_gap_guess(gaps, gap, p);
+    while (p < stop) {
+        sdci_gap *found = sdci_gap_guess(gap, p);
         if (found == NULL) {
             break;
         }
+        sdci_gap *last = gap;
         gap = found;
-        has_found = true;
         if (gap->has_effects) {
             sdci_gap_apply(e, gap, p);
             if (e->fault.code != SDC_OK) {
-                return p;
+                return NULL;
             }
         }
         p += gap->len;
-        const char *behind = gap->is_string ? sdci_quick_string(e, gap, p, end)
-                                            : sdci_quick_number(e, gap, p);
+        const char *behind = sdci_quick_scalar(e, last, gap, p, end);
         if (behind == NULL) {
-            e->gap = (uint32_t)(gap - gaps->slots);
-            return sdci_shortcut_leave(e, gap, p);
+            return sdci_shortcut_leave(e, gap, p, end);
         }
         p = behind;
     }
     e->at = gap->done;
     e->gap = (uint32_t)(gap - gaps->slots);
-    gaps->num_misses = has_found ? 0 : gaps->num_misses;
+    gaps->num_misses -= (uint32_t)sdci_min((uint64_t)(p - began) / 32, gaps->num_misses);
     sdci_begin_walk(e, p);
-    return p;
-}
-
-/* -- Between tokens -- */
-
-static const char *sdci_skip_space(const char *p, const char *end)
-{
-    while (p < end && sdci_json_is_space(*p)) {
-        p++;
-    }
-    return p;
-}
-
-/* A name. Most are whole and plain; long ones and those with escapes go the way of strings. */
-static const char *sdci_entries_begin_key(sdc_entries *e, const char *p, const char *end)
-{
-    const char *close = sdci_plain_end(p + 1, end);
-
-    if (close < end && *close == '"') {
-        sdci_entries_plain_key(e, p + 1, (size_t)(close - p) - 1);
-        return close + 1;
-    }
-    if (close == end && (size_t)(end - p) < SDCI_LOOK) {
-        return sdci_entries_cut(e, p, end);
-    }
-    sdci_forget_walk(e);
-    sdci_entries_begin_string(e, true);
-    return p + 1;
-}
-
-static const char *sdci_entries_begin_value(sdc_entries *e, const char *p, const char *end)
-{
-    char c = *p;
-
-    if (c == '{' || c == '[') {
-        sdci_entries_open(e, p);
-        return p + 1;
-    }
-    bool is_scalar = c == '"' || c == '-' || sdci_is_digit(c) || c == 't' || c == 'f' || c == 'n';
-    if (is_scalar && sdci_entries_place(e) == SDCI_AT_TOP && e->at.skip_depth == 0) {
-        sdci_entries_wrong(e, p);
-        return p;
-    }
-    if (c == '"') {
-        sdci_gap_learn(e, p + 1, true);
-        sdci_entries_begin_string(e, false);
-        return p + 1;
-    }
-    sdci_gap_learn(e, p, false);
-    if (c == '-' || sdci_is_digit(c)) {
-        sdci_entries_begin_number(e);
-        return p;
-    }
-    if (c == 't' || c == 'f' || c == 'n') {
-        return sdci_entries_literal(e, p, end);
-    }
-    sdci_entries_fail(e, p, SDC_ERR_JSON, "a value is missing");
-    return p;
-}
-
-/* ',' or the end of the container. */
-static const char *sdci_entries_next(sdc_entries *e, const char *p)
-{
-    bool is_object = sdci_entries_in_object(e);
-
-    if (*p == ',') {
-        e->at.expect = is_object ? SDCI_EXPECT_KEY : SDCI_EXPECT_VALUE;
-    } else if (*p == (is_object ? '}' : ']')) {
-        sdci_entries_close(e, p);
-    } else {
-        sdci_entries_fail(e, p, SDC_ERR_JSON, is_object ? "',' or '}' is missing"
-                                                        : "',' or ']' is missing");
-    }
-    return p + 1;
-}
-
-/* One token that is no scalar, or the beginning of one. */
-static const char *sdci_entries_token(sdc_entries *e, const char *p, const char *end)
-{
-    bool closes = (e->at.expect == SDCI_EXPECT_FIRST_ITEM && *p == ']') ||
-                  (e->at.expect == SDCI_EXPECT_FIRST_KEY && *p == '}');
-
-    if (closes) {
-        sdci_entries_close(e, p);
-        return p + 1;
-    }
-    switch ((sdci_expect)e->at.expect) {
-    case SDCI_EXPECT_VALUE:
-    case SDCI_EXPECT_FIRST_ITEM:
-        return sdci_entries_begin_value(e, p, end);
-    case SDCI_EXPECT_FIRST_KEY:
-    case SDCI_EXPECT_KEY:
-        if (*p == '"') {
-            return sdci_entries_begin_key(e, p, end);
-        }
-        sdci_entries_fail(e, p, SDC_ERR_JSON, "a member name is missing");
-        return p;
-    case SDCI_EXPECT_COLON:
-        if (*p != ':') {
-            sdci_entries_fail(e, p, SDC_ERR_JSON, "':' is missing");
-        }
-        e->at.expect = SDCI_EXPECT_VALUE;
-        return p + 1;
-    case SDCI_EXPECT_NEXT:
-        return sdci_entries_next(e, p);
-    case SDCI_EXPECT_NOTHING:
-        break;
-    }
-    sdci_entries_fail(e, p, SDC_ERR_JSON, "more bytes after the value");
-    return p;
-}
-
-static const char *sdci_entries_some(sdc_entries *e, const char *p, const char *end)
-{
-    if (e->mode == SDCI_IN_STRING) {
-        return sdci_entries_string(e, p, end);
-    }
-    if (e->mode == SDCI_IN_NUMBER) {
-        return sdci_entries_number(e, p, end);
-    }
-    p = sdci_entries_shortcut(e, p, end);
-    if (e->mode != SDCI_BETWEEN || e->fault.code != SDC_OK) {
-        return p;
-    }
-    p = sdci_skip_space(p, end);
-    return p < end ? sdci_entries_token(e, p, end) : p;
-}
-
-/* Reads from p to `end`, or to the token that it cuts. */
-static const char *sdci_entries_window(sdc_entries *e, const char *p, const char *end)
-{
-    bool moves = true;
-
-    sdci_forget_walk(e);
-    if (e->mode == SDCI_BETWEEN) {
-        sdci_begin_walk(e, p);
-    }
-    while (moves && p < end && e->fault.code == SDC_OK) {
-        const char *before = p;
-        sdci_entries_mode mode = e->mode;
-        p = sdci_entries_some(e, p, end);
-        moves = p != before || e->mode != mode;
-    }
     return p;
 }
 
@@ -4314,34 +4750,42 @@ static void sdci_entries_deinit(sdc_entries *e)
     sdci_buf_deinit(&e->arrays);
 }
 
-/* Reads a window and answers how much of it was taken. */
+/* Reads a window and answers how much of it was taken. A token begins where SDCI_LOOK bytes are in
+   sight; behind the last window there are as many zeros, which no token has. */
 static size_t sdci_entries_take(sdc_entries *e, const char *bytes, size_t len, bool is_last)
 {
+    size_t in_sight = is_last ? len + SDCI_LOOK : len;
+
     e->window = bytes;
     e->is_last = is_last;
-    const char *p = sdci_entries_window(e, bytes, bytes + len);
-    size_t taken = (size_t)(p - bytes);
+    e->stop = in_sight < SDCI_LOOK ? bytes : bytes + (in_sight - SDCI_LOOK) + (is_last ? 0 : 1);
+    const char *p = sdci_entries_window(e, bytes, bytes + in_sight);
+    size_t taken = p != NULL ? (size_t)(p - bytes) : 0;
 
     e->offset += taken;
     return taken;
 }
 
-/* The bytes that were left over, with the first of the new ones behind them. Answers how many of
-   the new ones are read or carried then. */
-static size_t sdci_entries_feed_carry(sdc_entries *e, const char *bytes, size_t len)
+/* Fills the carry from p on and reads it. Answers where the bytes go on that are neither read nor
+   carried. */
+static const char *sdci_entries_feed_carry(sdc_entries *e, const char *p, const char *end)
 {
     size_t old = e->carry_len;
-    size_t more = (size_t)sdci_min(len, sizeof e->carry - old);
+    size_t more = (size_t)sdci_min((uint64_t)(end - p), SDCI_CARRY - old);
 
-    memcpy(e->carry + old, bytes, more);
-    size_t taken = sdci_entries_take(e, e->carry, old + more, false);
+    memcpy(e->carry + old, p, more);
+    e->carry_len = old + more;
+    if (e->carry_len < SDCI_CARRY) {
+        return end;
+    }
+    size_t taken = sdci_entries_take(e, e->carry, e->carry_len, false);
     if (taken >= old) {
         e->carry_len = 0;
-        return taken - old;
+        return p + (taken - old);
     }
-    e->carry_len = old + more - taken;
+    e->carry_len -= taken;
     memmove(e->carry, e->carry + taken, e->carry_len);
-    return more;
+    return p + more;
 }
 
 sdc_err sdc_entries_feed(sdc_entries *entries, const void *bytes, size_t len)
@@ -4354,15 +4798,15 @@ sdc_err sdc_entries_feed(sdc_entries *entries, const void *bytes, size_t len)
     e->gaps = NULL;
 #endif
     while (e->carry_len > 0 && p < end && e->fault.code == SDC_OK) {
-        p += sdci_entries_feed_carry(e, p, (size_t)(end - p));
+        p = sdci_entries_feed_carry(e, p, end);
+    }
+    if ((size_t)(end - p) >= SDCI_LOOK && e->fault.code == SDC_OK) {
+        p += sdci_entries_take(e, p, (size_t)(end - p), false);
     }
     if (p < end && e->fault.code == SDC_OK) {
-        p += sdci_entries_take(e, p, (size_t)(end - p), false);
-        SDC_ASSERT((size_t)(end - p) < SDCI_LOOK || e->fault.code != SDC_OK);
-        if (e->fault.code == SDC_OK) {
-            memcpy(e->carry, p, (size_t)(end - p));
-            e->carry_len = (size_t)(end - p);
-        }
+        SDC_ASSERT((size_t)(end - p) < SDCI_LOOK);
+        memcpy(e->carry, p, (size_t)(end - p));
+        e->carry_len = (size_t)(end - p);
     }
     return e->fault.code;
 }
@@ -4374,12 +4818,12 @@ sdc_err sdc_entries_finish(sdc_entries *entries)
     if (e->fault.code != SDC_OK) {
         return e->fault.code;
     }
-    memset(e->carry + e->carry_len, 0, sizeof e->carry - e->carry_len);
+    memset(e->carry + e->carry_len, 0, SDCI_LOOK);
     size_t taken = sdci_entries_take(e, e->carry, e->carry_len, true);
     bool is_whole = e->mode == SDCI_BETWEEN && e->at.expect == SDCI_EXPECT_NOTHING;
     if (!is_whole || taken < e->carry_len) {
         e->window = e->carry + taken;
-        sdci_entries_fail(e, e->carry + e->carry_len, SDC_ERR_JSON, "the text ends too early");
+        (void)sdci_entries_fail(e, e->stop, SDC_ERR_JSON, NULL);
     }
     e->carry_len = 0;
     return e->fault.code;
@@ -11596,19 +12040,25 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 
 
 #undef SDCI_BODY_MAX
+#undef SDCI_CARRY
+#undef SDCI_CHECKS_APART
 #undef SDCI_CONFIRM_MS
 #undef SDCI_ENTRY_ITEMS_MAX
 #undef SDCI_ENTRY_TEXT_MAX
+#undef SDCI_ESCAPE_MAX
 #undef SDCI_FEW_BYTES
 #undef SDCI_FIRST_BYTE
 #undef SDCI_FIRST_BYTES
 #undef SDCI_FOREVER
 #undef SDCI_GAP_ACTIONS
 #undef SDCI_GAP_BYTES
+#undef SDCI_GAP_FULL
 #undef SDCI_GAP_NEXT
-#undef SDCI_GAP_PROBES
+#undef SDCI_GAP_PATIENCE
 #undef SDCI_GAP_SLOTS
+#undef SDCI_GAP_TRIALS
 #undef SDCI_HTTP_HEAD_MAX
+#undef SDCI_INLINE
 #undef SDCI_IPS_MAX
 #undef SDCI_IS_FRESH
 #undef SDCI_JSON_DEPTH_MAX
@@ -11622,6 +12072,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_LIST_RECENT
 #undef SDCI_LOOK
 #undef SDCI_STOP_POLL_MS
+#undef SDCI_STRIDE
 #undef SDCI_MINUTE_MS
 #undef SDCI_NAME_MAX
 #undef SDCI_NOINLINE

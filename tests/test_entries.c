@@ -964,16 +964,25 @@ static sdc_err entries_refuse(void *user, const sdc_instance *instance)
     return r->num_calls == r->refuse_at ? SDC_ERR_USER : SDC_OK;
 }
 
+/* A body with as much space behind it that no decoder holds back what stands before. */
+static void entries_put_behind(entries_text *t, const char *body)
+{
+    t->len = 0;
+    entries_put(t, "%s%1024s", body, "");
+}
+
 static void test_entries_callback_ends_the_feed(void)
 {
     static const char body[] = "[{\"Service\":{\"Address\":\"1.1.1.1\",\"Port\":1}}" ENTRIES_SECOND;
     entries_refuser r = { 0, 1 };
     sdc_entries *entries = NULL;
     sdc_error error;
+    entries_text t;
 
+    entries_put_behind(&t, body);
     REQUIRE(sdc_entries_create(NULL, entries_refuse, &r, &entries) == SDC_OK);
-    CHECK_ERR(sdc_entries_feed(entries, body, strlen(body)), SDC_ERR_USER);
-    CHECK_ERR(sdc_entries_feed(entries, body, strlen(body)), SDC_ERR_USER);
+    CHECK_ERR(sdc_entries_feed(entries, t.text, t.len), SDC_ERR_USER);
+    CHECK_ERR(sdc_entries_feed(entries, t.text, t.len), SDC_ERR_USER);
     CHECK_ERR(sdc_entries_finish(entries), SDC_ERR_USER);
     sdc_entries_error(entries, &error);
     CHECK_ERR(error.code, SDC_ERR_USER);
@@ -986,13 +995,32 @@ static void test_entries_callback_ends_the_feed(void)
     sdc_entries_destroy(entries);
 }
 
+/* A short body may be held back as a whole: then finish is what the callback ends. */
+static void test_entries_callback_ends_the_finish(void)
+{
+    static const char body[] = "[{\"Service\":{\"Address\":\"1.1.1.1\",\"Port\":1}}" ENTRIES_SECOND;
+    entries_refuser r = { 0, 2 };
+    sdc_entries *entries = NULL;
+    sdc_error error;
+
+    REQUIRE(sdc_entries_create(NULL, entries_refuse, &r, &entries) == SDC_OK);
+    (void)sdc_entries_feed(entries, body, strlen(body));
+    CHECK_ERR(sdc_entries_finish(entries), SDC_ERR_USER);
+    sdc_entries_error(entries, &error);
+    CHECK_ERR(error.code, SDC_ERR_USER);
+    CHECK_INT(r.num_calls, 2);
+    sdc_entries_destroy(entries);
+}
+
 static void test_entries_first_error_stays_until_reset(void)
 {
+    entries_text t;
     feed f;
 
     feed_init(&f, FEED_ENTRIES, NULL);
     REQUIRE(f.made == SDC_OK);
-    CHECK_ERR(sdc_entries_feed(f.entries, "[1,2}", 5), SDC_ERR_JSON);
+    entries_put_behind(&t, "[1,2}");
+    CHECK_ERR(sdc_entries_feed(f.entries, t.text, t.len), SDC_ERR_JSON);
     CHECK_INT(sdc_entries_skipped(f.entries), 2);
     CHECK_ERR(sdc_entries_feed(f.entries, "]", 1), SDC_ERR_JSON);
     CHECK_ERR(sdc_entries_finish(f.entries), SDC_ERR_JSON);
@@ -1070,6 +1098,7 @@ static const test_case cases_entries[] = {
     TEST(test_60_an_entry_of_too_much_text_is_left_out),
     TEST(test_60_an_address_that_fits_only_once),
     TEST(test_entries_callback_ends_the_feed),
+    TEST(test_entries_callback_ends_the_finish),
     TEST(test_entries_first_error_stays_until_reset),
     TEST(test_entries_reset_in_the_middle),
     TEST(test_entries_need_a_callback)

@@ -297,6 +297,7 @@ static void test_split_a_refused_instance_names_its_end(void)
             sdc_entries_reset(entries);
             (void)sdc_entries_feed(entries, text, cut);
             (void)sdc_entries_feed(entries, text + cut, len - cut);
+            CHECK_ERR(sdc_entries_finish(entries), SDC_ERR_USER);
             sdc_entries_error(entries, &error);
             test_note("instance %u, cut at %zu", nth, cut);
             CHECK_STR(error.message, want);

@@ -114,9 +114,8 @@ def goals(r):
     """Each is what it says, what was measured, and the bound: at least (+) or at most (-)."""
     def decoder(instances, decoder, reference, least):
         body = "consul-%d" % instances
-        return ("decoder, %s instances, 64 KiB chunks: over %s" % (comma(instances), reference)
-                if decoder == OURS else
-                "decoder without SIMD, %s instances, 64 KiB chunks: over %s" % (comma(instances), reference),
+        which = "decoder" if decoder == OURS else "decoder without SIMD"
+        return ("%s, %s instances, 64 KiB chunks: over %s" % (which, comma(instances), reference),
                 r.decode_ratio(body, decoder, 65536, reference), least)
 
     def update(instances, reference, most):
