@@ -2677,6 +2677,7 @@ struct sdc_entries {
     sdc_instance_fn fn;
     sdci_skipped_fn skipped_fn;         /* or NULL */
     void *user;
+    const sdc_allocator *allocator;
     sdc_allocator own;                  /* these two of a decoder by sdc_entries_create */
     sdci_gaps *own_gaps;
     sdci_fault fault;
@@ -4724,13 +4725,19 @@ static void sdci_entries_reset(sdc_entries *e)
     e->num_skipped = 0;
 }
 
-static void sdci_entries_init(sdc_entries *e, const sdc_allocator *allocator, sdc_instance_fn fn,
-                              sdci_skipped_fn skipped_fn, void *user)
+/* NULL: no memory. With `own` NULL the allocator outlives the decoder. */
+static sdc_entries *sdci_entries_new(const sdc_allocator *allocator, const sdc_allocator *own)
 {
-    memset(e, 0, sizeof *e);
-    e->fn = fn;
-    e->skipped_fn = skipped_fn;
-    e->user = user;
+    sdc_entries *e = (sdc_entries *)sdci_new(allocator, sizeof *e);
+
+    if (e == NULL) {
+        return NULL;
+    }
+    if (own != NULL) {
+        e->own = *own;
+        allocator = &e->own;
+    }
+    e->allocator = allocator;
     sdci_buf_init(&e->text, allocator, SDCI_ENTRY_TEXT_MAX);
     sdci_buf_init(&e->tags, allocator, SDCI_ENTRY_ITEMS_MAX * sizeof(sdci_span));
     sdci_buf_init(&e->meta, allocator, SDCI_ENTRY_ITEMS_MAX * sizeof(sdci_pair));
@@ -4738,16 +4745,28 @@ static void sdci_entries_init(sdc_entries *e, const sdc_allocator *allocator, sd
     sdci_buf_init(&e->ports, allocator, SDCI_ENTRY_ITEMS_MAX * sizeof(sdci_item));
     sdci_buf_init(&e->arrays, allocator, SIZE_MAX);
     sdci_entries_reset(e);
+    return e;
 }
 
-static void sdci_entries_deinit(sdc_entries *e)
+static void sdci_entries_free(sdc_entries *e)
 {
-    sdci_buf_deinit(&e->text);
-    sdci_buf_deinit(&e->tags);
-    sdci_buf_deinit(&e->meta);
-    sdci_buf_deinit(&e->tagged);
-    sdci_buf_deinit(&e->ports);
-    sdci_buf_deinit(&e->arrays);
+    if (e != NULL) {
+        sdc_allocator allocator = *e->allocator;
+        sdci_buf_deinit(&e->text);
+        sdci_buf_deinit(&e->tags);
+        sdci_buf_deinit(&e->meta);
+        sdci_buf_deinit(&e->tagged);
+        sdci_buf_deinit(&e->ports);
+        sdci_buf_deinit(&e->arrays);
+        sdci_free(&allocator, e->own_gaps, sizeof *e->own_gaps);
+        sdci_free(&allocator, e, sizeof *e);
+    }
+}
+
+/* What its buffers hold: little, but after an entry as nobody writes it. */
+static size_t sdci_entries_bytes(const sdc_entries *e)
+{
+    return e->text.cap + e->tags.cap + e->meta.cap + e->tagged.cap + e->ports.cap + e->arrays.cap;
 }
 
 /* Reads a window and answers how much of it was taken. A token begins where SDCI_LOOK bytes are in
@@ -4756,6 +4775,9 @@ static size_t sdci_entries_take(sdc_entries *e, const char *bytes, size_t len, b
 {
     size_t in_sight = is_last ? len + SDCI_LOOK : len;
 
+#ifdef SDC_NO_FAST_PATH
+    e->gaps = NULL;
+#endif
     e->window = bytes;
     e->is_last = is_last;
     e->stop = in_sight < SDCI_LOOK ? bytes : bytes + (in_sight - SDCI_LOOK) + (is_last ? 0 : 1);
@@ -4794,9 +4816,6 @@ sdc_err sdc_entries_feed(sdc_entries *entries, const void *bytes, size_t len)
     const char *p = (const char *)bytes;
     const char *end = p + len;
 
-#ifdef SDC_NO_FAST_PATH
-    e->gaps = NULL;
-#endif
     while (e->carry_len > 0 && p < end && e->fault.code == SDC_OK) {
         p = sdci_entries_feed_carry(e, p, end);
     }
@@ -4853,12 +4872,12 @@ sdc_err sdc_entries_create(const sdc_allocator *allocator, sdc_instance_fn fn, v
     if (fn == NULL) {
         return SDC_ERR_ARG;
     }
-    sdc_entries *e = (sdc_entries *)sdci_new(&own, sizeof *e);
+    sdc_entries *e = sdci_entries_new(&own, &own);
     if (e == NULL) {
         return SDC_ERR_NOMEM;
     }
-    sdci_entries_init(e, &e->own, fn, NULL, user);
-    e->own = own;
+    e->fn = fn;
+    e->user = user;
     e->own_gaps = (sdci_gaps *)sdci_new(&own, sizeof *e->own_gaps);     /* works without, too */
     e->gaps = e->own_gaps;
     *out = e;
@@ -4867,12 +4886,7 @@ sdc_err sdc_entries_create(const sdc_allocator *allocator, sdc_instance_fn fn, v
 
 void sdc_entries_destroy(sdc_entries *entries)
 {
-    if (entries != NULL) {
-        sdc_allocator own = entries->own;
-        sdci_entries_deinit(entries);
-        sdci_free(&own, entries->own_gaps, sizeof *entries->own_gaps);
-        sdci_free(&own, entries, sizeof *entries);
-    }
+    sdci_entries_free(entries);
 }
 
 /* ---- URLs ---------------------------------------------------- [sdc:url] --
@@ -6576,6 +6590,7 @@ typedef struct sdci_share {
     size_t max;
     size_t left;                /* of what this step may take in */
     sdci_gaps *gaps;            /* for a decoder, or NULL */
+    sdc_entries **entries;      /* a decoder, NULL while it is out; or NULL */
     bool may_block;             /* resolve may */
 } sdci_share;
 
@@ -6874,6 +6889,7 @@ static uint64_t sdci_call_deadline(const sdci_call *call)
    ------------------------------------------------------------------------- */
 
 #define SDCI_RECEIVE_BYTES ((size_t)64 << 10)
+#define SDCI_DECODER_BYTES ((size_t)32 << 10)     /* of buffers that a kept decoder may have */
 #define SDCI_FEW_BYTES     512u     /* on the stack, where there is no memory for a buffer */
 #define SDCI_TOKEN_MAX     4096u
 #define SDCI_SLACK_MS      10000u   /* what an answer may take beyond its wait: an agent holds a
@@ -6922,6 +6938,7 @@ static sdc_kv sdci_kv(const char *key, const char *value)
    not the tasks, and an idle watch holds none. */
 typedef struct sdci_kit {
     struct sdci_kit *next;              /* among the spare ones */
+    sdc_entries *entries;               /* NULL until one was needed, and while one is out */
     sdci_gaps gaps;                     /* what a decoder has learned serves the next one as well */
     char bytes[SDCI_RECEIVE_BYTES];
 } sdci_kit;
@@ -6938,6 +6955,7 @@ static sdci_kit *sdci_client_lend(sdc_client *client)
     if (kit == NULL) {
         kit = (sdci_kit *)sdci_resize(&client->allocator, NULL, 0, sizeof *kit);
         if (kit != NULL) {
+            kit->entries = NULL;
             memset(&kit->gaps, 0, sizeof kit->gaps);
         }
     }
@@ -7199,6 +7217,7 @@ static void sdci_client_free(sdc_client *client)
 
     while (client->spare != NULL) {
         sdci_kit *next = client->spare->next;
+        sdci_entries_free(client->spare->entries);
         sdci_free(&allocator, client->spare, sizeof *client->spare);
         client->spare = next;
     }
@@ -7698,6 +7717,7 @@ static sdci_share sdci_share_of(sdci_kit *kit, char few[SDCI_FEW_BYTES])
     share.bytes = kit != NULL ? kit->bytes : few;
     share.max = kit != NULL ? sizeof kit->bytes : SDCI_FEW_BYTES;
     share.gaps = kit != NULL ? &kit->gaps : NULL;
+    share.entries = kit != NULL ? &kit->entries : NULL;
     return share;
 }
 
@@ -7724,10 +7744,10 @@ static sdc_err sdci_client_run(sdc_client *client, sdci_call *call, sdci_share *
 }
 
 /* Sends what `call->request` holds on a connection of its own and waits for the whole answer, for
-   `timeout_ms` at most, connecting included. `gaps`, or NULL, is where a decoder of the body looks
-   for what it may learn in. */
+   `timeout_ms` at most, connecting included. `lent`, or NULL, shows meanwhile what a decoder of the
+   body may work with. */
 static sdc_err sdci_client_perform(sdc_client *client, sdci_call *call, sdci_answer *answer,
-                                   uint32_t timeout_ms, sdci_gaps **gaps, sdc_error *error)
+                                   uint32_t timeout_ms, sdci_share **lent, sdc_error *error)
 {
     sdc_http_handler handler = sdci_answer_handler(answer);
     uint64_t now_ms = sdc_client_now_ms(client);
@@ -7744,14 +7764,14 @@ static sdc_err sdci_client_perform(sdc_client *client, sdci_call *call, sdci_ans
     sdci_kit *kit = sdci_client_lend(client);
     share = sdci_share_of(kit, few);
     share.may_block = true;
-    if (gaps != NULL) {
-        *gaps = share.gaps;
+    if (lent != NULL) {
+        *lent = &share;
     }
     sdci_call_start(call, &handler, client->max_head_bytes, client->max_body_bytes, timeout_ms,
                     now_ms);
     sdc_err err = sdci_client_run(client, call, &share, limit_ms, error);
-    if (gaps != NULL) {
-        *gaps = NULL;
+    if (lent != NULL) {
+        *lent = NULL;
     }
     sdci_client_give_back(client, kit);
     if (err == SDC_OK) {
@@ -11390,9 +11410,12 @@ static bool sdci_query_wants(const sdci_query *query, const sdc_instance *instan
 /* Decodes a body into a list. */
 typedef struct sdci_reading {
     const sdci_query *query;
-    sdc_entries entries;
+    const sdc_allocator *allocator;
+    sdci_share *share;          /* while a run goes on, else NULL */
+    sdc_entries *entries;       /* from the first bytes of a body to its end, else NULL */
     sdci_list list;
     size_t max_instances;
+    uint64_t num_skipped;
     uint64_t first_skipped;     /* number of the first entry that was left out, and why */
     const char *why_skipped;
 } sdci_reading;
@@ -11415,6 +11438,7 @@ static void sdci_reading_on_skipped(void *user, uint64_t number, const char *why
 {
     sdci_reading *reading = (sdci_reading *)user;
 
+    reading->num_skipped++;
     if (reading->why_skipped == NULL) {
         reading->first_skipped = number;
         reading->why_skipped = why;
@@ -11427,16 +11451,59 @@ static void sdci_reading_init(sdci_reading *reading, const sdc_client *client,
 {
     memset(reading, 0, sizeof *reading);
     reading->query = query;
+    reading->allocator = &client->allocator;
     reading->max_instances = client->max_instances;
-    sdci_entries_init(&reading->entries, &client->allocator, sdci_reading_on_instance,
-                      sdci_reading_on_skipped, reading);
     sdci_list_init(&reading->list, &client->allocator, cache != NULL ? cache->current : NULL,
                    cache != NULL ? &cache->spare : NULL);
 }
 
+/* The decoder of the kit, or one of its own where that is out with a slower body. */
+static sdc_entries *sdci_reading_take_decoder(const sdci_reading *reading)
+{
+    sdc_entries **spare = reading->share != NULL ? reading->share->entries : NULL;
+    sdc_entries *e = spare != NULL ? *spare : NULL;
+
+    if (e == NULL) {
+        return sdci_entries_new(reading->allocator, NULL);
+    }
+    *spare = NULL;
+    sdci_entries_reset(e);
+    return e;
+}
+
+/* Before bytes are fed: a decoder, and the gaps that are lent just now. */
+static sdc_err sdci_reading_begin(sdci_reading *reading)
+{
+    if (reading->entries == NULL) {
+        reading->entries = sdci_reading_take_decoder(reading);
+        if (reading->entries == NULL) {
+            return SDC_ERR_NOMEM;
+        }
+        reading->entries->fn = sdci_reading_on_instance;
+        reading->entries->skipped_fn = sdci_reading_on_skipped;
+        reading->entries->user = reading;
+    }
+    reading->entries->gaps = reading->share != NULL ? reading->share->gaps : NULL;
+    return SDC_OK;
+}
+
+/* The decoder goes to the kit, unless there is one or it has grown large. */
+static void sdci_reading_end(sdci_reading *reading)
+{
+    sdc_entries **spare = reading->share != NULL ? reading->share->entries : NULL;
+
+    if (reading->entries != NULL && spare != NULL && *spare == NULL &&
+        sdci_entries_bytes(reading->entries) <= SDCI_DECODER_BYTES) {
+        *spare = reading->entries;
+    } else {
+        sdci_entries_free(reading->entries);
+    }
+    reading->entries = NULL;
+}
+
 static void sdci_reading_deinit(sdci_reading *reading)
 {
-    sdci_entries_deinit(&reading->entries);
+    sdci_reading_end(reading);
     sdci_list_deinit(&reading->list);
 }
 
@@ -11447,10 +11514,15 @@ static sdc_err sdci_reading_finish(sdci_reading *reading, const sdci_answer *ans
 {
     sdc_error of_body;
 
+    sdci_error_clear(&of_body);
     if (err == SDC_OK) {
-        err = sdc_entries_finish(&reading->entries);
+        err = sdci_reading_begin(reading);
+        err = err == SDC_OK ? sdc_entries_finish(reading->entries) : sdci_fail_plain(error, err);
     }
-    sdc_entries_error(&reading->entries, &of_body);
+    if (reading->entries != NULL) {
+        sdc_entries_error(reading->entries, &of_body);
+        sdci_reading_end(reading);
+    }
     if (of_body.code == SDC_OK || of_body.code != err) {
         return err;
     }
@@ -11465,9 +11537,16 @@ static sdc_err sdci_reading_finish(sdci_reading *reading, const sdci_answer *ans
     return err;
 }
 
+static sdc_err sdci_reading_feed(sdci_reading *reading, const void *bytes, size_t len)
+{
+    sdc_err err = sdci_reading_begin(reading);
+
+    return err == SDC_OK ? sdc_entries_feed(reading->entries, bytes, len) : err;
+}
+
 static sdc_err sdci_reading_on_body(void *user, const void *bytes, size_t len)
 {
-    return sdc_entries_feed(&((sdci_reading *)user)->entries, bytes, len);
+    return sdci_reading_feed((sdci_reading *)user, bytes, len);
 }
 
 /* An event of a one-shot answer: the same as the first of an instancer. */
@@ -11511,7 +11590,7 @@ sdc_err sdc_client_service(sdc_client *client, const sdc_query *query, const sdc
     answer.user = &reading;
     err = sdci_client_perform(client, &call, &answer,
                               sdci_query_timeout_ms(client, query->index, q.wait_ms),
-                              &reading.entries.gaps, error);
+                              &reading.share, error);
     err = sdci_reading_finish(&reading, &answer, err, error);
     if (err == SDC_OK) {
         err = sdci_reading_event(&reading, &answer, client, out, error);
@@ -11640,7 +11719,7 @@ static sdc_err sdci_instancer_on_body(void *user, const void *bytes, size_t len)
 {
     sdc_instancer *i = sdci_instancer_of((sdc_task *)user);
 
-    return sdc_entries_feed(&i->reading.entries, bytes, len);
+    return sdci_reading_feed(&i->reading, bytes, len);
 }
 
 /* Watches that were started together end their waits together unless each takes a little off. */
@@ -11678,7 +11757,7 @@ static void sdci_instancer_note_headers(sdc_instancer *i)
     stats->known_leader = answer->known_leader;
     stats->is_streaming = answer->is_streaming;
     stats->filtered_by_acl = answer->filtered_by_acl;
-    stats->skipped_instances += i->reading.entries.num_skipped;
+    stats->skipped_instances += i->reading.num_skipped;
     if (answer->index == 0 && !i->has_warned_of_index) {
         i->has_warned_of_index = true;
         sdci_instancer_log(i, SDC_LOG_WARN, "err", answer->has_bad_index
@@ -11693,9 +11772,9 @@ static void sdci_instancer_log_skipped(const sdc_instancer *i)
     const sdci_reading *reading = &i->reading;
     char text[160];
 
-    if (reading->entries.num_skipped > 0) {
+    if (reading->num_skipped > 0) {
         (void)snprintf(text, sizeof text, "%llu entries left out, the first is number %llu: %s",
-                       (unsigned long long)reading->entries.num_skipped,
+                       (unsigned long long)reading->num_skipped,
                        (unsigned long long)reading->first_skipped, reading->why_skipped);
         sdci_instancer_log(i, SDC_LOG_WARN, "skipped", text);
     }
@@ -11826,10 +11905,10 @@ static sdc_err sdci_instancer_run_read(sdc_instancer *i, sdci_share *share)
     if (i->task.now_ms >= sdci_instancer_spare_ms(i)) {
         sdci_cache_drop_spare(i->cache);
     }
-    i->reading.entries.gaps = share->gaps;
+    i->reading.share = share;
     sdc_err err = sdci_task_exchange(&i->task, share, &error);
     if (err == SDC_AGAIN) {
-        i->reading.entries.gaps = NULL;
+        i->reading.share = NULL;
         return SDC_AGAIN;
     }
     err = sdci_reading_finish(&i->reading, &i->task.answer, err, &error);
@@ -11849,7 +11928,7 @@ static sdc_err sdci_instancer_run_read(sdc_instancer *i, sdci_share *share)
         i->num_failures = 0;
         sdci_instancer_log(i, SDC_LOG_INFO, "action", "recovered");
     }
-    i->reading.entries.gaps = NULL;
+    i->reading.share = NULL;
     sdci_reading_deinit(&i->reading);
     return err;
 }
@@ -12043,6 +12122,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_CARRY
 #undef SDCI_CHECKS_APART
 #undef SDCI_CONFIRM_MS
+#undef SDCI_DECODER_BYTES
 #undef SDCI_ENTRY_ITEMS_MAX
 #undef SDCI_ENTRY_TEXT_MAX
 #undef SDCI_ESCAPE_MAX
