@@ -4157,7 +4157,8 @@ static const char *sdci_entries_begin_value(sdc_entries *e, const char *p, const
 
 /* A name, from its quote on, and mostly the colon and what stands behind it. Long names and those
    with escapes go the way of strings. */
-static SDCI_INLINE const char *sdci_entries_begin_key(sdc_entries *e, const char *p, const char *end)
+static SDCI_INLINE const char *sdci_entries_begin_key(sdc_entries *e, const char *p,
+                                                      const char *end)
 {
     const char *close = sdci_text_end(p + 1, end);
 
