@@ -1132,6 +1132,24 @@ static void sdci_unlock(uint32_t *lock)
     sdci_atomic_set(lock, 0);
 }
 
+/* The two halves of a product as one. */
+static uint64_t sdci_fold(uint64_t a, uint64_t b)
+{
+#ifdef __SIZEOF_INT128__
+    __extension__ typedef unsigned __int128 sdci_wide_product;
+    sdci_wide_product product = (sdci_wide_product)a * b;
+
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+#else
+    uint64_t low = (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);
+    uint64_t one = (a >> 32) * (b & 0xFFFFFFFFu) + (low >> 32);
+    uint64_t two = (a & 0xFFFFFFFFu) * (b >> 32) + (one & 0xFFFFFFFFu);
+    uint64_t high = (a >> 32) * (b >> 32) + (one >> 32) + (two >> 32);
+
+    return (two << 32 | (low & 0xFFFFFFFFu)) ^ high;
+#endif
+}
+
 /* -- Looking at many bytes at once -- */
 
 /* Three ways to the same answers: SSE2, NEON, and words of eight bytes for everything else.
@@ -1509,6 +1527,47 @@ static uint64_t sdci_max(uint64_t a, uint64_t b)
 static uint64_t sdci_after(uint64_t now_ms, uint32_t duration_ms)
 {
     return duration_ms == SDC_NEVER ? SDCI_FOREVER : now_ms + duration_ms;
+}
+
+/* -- Hashing -- */
+
+typedef struct sdci_lanes { uint64_t a, b, c, d; } sdci_lanes;
+
+/* 16 bytes into a lane. */
+static SDCI_INLINE uint64_t sdci_hash_lane(uint64_t lane, const char *bytes)
+{
+    uint64_t first;
+    uint64_t second;
+
+    memcpy(&first, bytes, sizeof first);
+    memcpy(&second, bytes + sizeof first, sizeof second);
+    return sdci_fold(lane ^ first, 0x9E3779B97F4A7C15u ^ second);
+}
+
+/* Four lanes, so that the processor works on all of them at once. */
+static SDCI_INLINE sdci_lanes sdci_hash_block(sdci_lanes lanes, const char bytes[64])
+{
+    lanes.a = sdci_hash_lane(lanes.a, bytes);
+    lanes.b = sdci_hash_lane(lanes.b, bytes + 16);
+    lanes.c = sdci_hash_lane(lanes.c, bytes + 32);
+    lanes.d = sdci_hash_lane(lanes.d, bytes + 48);
+    return lanes;
+}
+
+/* A hash for comparing with others of the same length and seed, which nobody else knows. */
+static uint64_t sdci_hash(const char *p, size_t len, uint64_t seed)
+{
+    sdci_lanes lanes = { seed, seed + 1, seed + 2, seed + 3 };
+    char rest[64] = { 0 };
+
+    for (; len >= sizeof rest; len -= sizeof rest) {
+        lanes = sdci_hash_block(lanes, p);
+        p += sizeof rest;
+    }
+    memcpy(rest, p, len);
+    lanes = sdci_hash_block(lanes, rest);
+    return sdci_fold(sdci_fold(lanes.a ^ seed, lanes.b ^ ~seed),
+                     sdci_fold(lanes.c ^ seed, lanes.d ^ ~seed));
 }
 
 /* -- UTF-8 -- */
@@ -2673,6 +2732,17 @@ typedef enum sdci_entries_mode {
     SDCI_IN_NUMBER              /* a number goes on; ends at the first other byte     */
 } sdci_entries_mode;
 
+/* Called for an entry that is the nth of the known ones again. */
+typedef sdc_err (*sdci_known_fn)(void *user, size_t nth);
+
+/* What whoever decodes knows of an answer before (search for: known entries). */
+typedef struct sdci_known {
+    sdci_known_fn fn;           /* NULL: nothing, and it will not be asked for */
+    const uint64_t *prints;     /* of the entries of that answer, in its order */
+    size_t num, next;           /* next: the one that may come now */
+    uint64_t seed;
+} sdci_known;
+
 struct sdc_entries {
     sdc_instance_fn fn;
     sdci_skipped_fn skipped_fn;         /* or NULL */
@@ -2683,6 +2753,7 @@ struct sdc_entries {
     sdci_fault fault;
     const char *window;                 /* the bytes being read */
     const char *stop;                   /* no token begins here or later */
+    const char *limit;                  /* here the bytes end that were fed so far */
     uint64_t offset;                    /* how many bytes came before the window */
     sdci_where at;
     sdci_gaps *gaps;                    /* lent for a feed, or own; NULL: nothing is learned */
@@ -2703,6 +2774,9 @@ struct sdc_entries {
     sdci_buf arrays;                    /* what the emitted instance points to */
     sdc_instance out;                   /* that one; each writes all its members */
     uint64_t num_entries, num_skipped;
+    sdci_known known;
+    const char *entry_from;             /* in the window: behind the entry before; or NULL */
+    uint64_t print;                     /* of the entry that is emitted; 0: none */
     sdci_span fields[SDCI_NUM_FIELDS];
     uint16_t numbers[SDCI_NUM_NUMBERS];
     sdci_span key;                      /* of the map member being read */
@@ -2872,7 +2946,7 @@ SDCI_NOINLINE static sdci_span sdci_entry_keep_long(sdc_entries *e, const char *
 {
     sdci_span span = { 0, 0 };
 
-    if (sdci_buf_reserve(&e->text, len + SDCI_STRIDE)) {
+    if (sdci_buf_reserve(&e->text, len + 1)) {
         char *to = e->text.ptr + e->text.len;
         memcpy(to, text, len);
         to[len] = '\0';
@@ -3302,6 +3376,65 @@ static void sdci_entry_strings(const sdc_entries *e, sdc_instance *out)
     out->zone = sdci_field_text(e, has_own ? SDCI_ZONE : SDCI_NODE_ZONE);
 }
 
+/* -- Known entries -- */
+
+/* A watch is answered with every entry again whenever one of them changes. So who watches keeps a
+   print of each: a hash of its bytes, from behind the entry before it to its last brace, and how
+   many these are. Where the bytes in sight have the print of the entry that is expected there, they
+   are that entry, with all that it was found to be then, and are not read again.
+
+   That is sound but for the hash: what leads from the end of one entry to the end of the next one
+   is those bytes alone. The hash has 48 bits and a secret seed: of entries that did change, one in
+   10^14 would be taken for what it was before. */
+
+#define SDCI_PRINT_LEN 0xFFFFu      /* the bits of the length; the hash is in the others */
+
+static uint64_t sdci_print(const char *p, size_t len, uint64_t seed)
+{
+    return (sdci_hash(p, len, seed) & ~(uint64_t)SDCI_PRINT_LEN) | len;
+}
+
+/* 0: nobody asks for it, the entry began in an earlier window, or it is long. */
+static uint64_t sdci_entry_print(const sdc_entries *e, const char *at)
+{
+    size_t len = e->entry_from != NULL ? (size_t)(at + 1 - e->entry_from) : 0;
+
+    if (e->known.fn == NULL || len == 0 || len > SDCI_PRINT_LEN) {
+        return 0;
+    }
+    return sdci_print(e->entry_from, len, e->known.seed);
+}
+
+/* The length of the entry from p on if it is the one that is expected; else 0. */
+static size_t sdci_known_len(const sdc_entries *e, const char *p)
+{
+    const sdci_known *known = &e->known;
+    uint64_t print = known->next < known->num ? known->prints[known->next] : 0;
+    size_t len = (size_t)(print & SDCI_PRINT_LEN);
+    bool is_first = e->at.expect == SDCI_EXPECT_FIRST_ITEM;
+
+    if (len == 0 || len > (size_t)(e->limit - p) || *p != (is_first ? '{' : ',')) {
+        return 0;
+    }
+    return sdci_print(p, len, known->seed) == print ? len : 0;
+}
+
+/* From the end of an entry, or the beginning of the list, over all that are as they were. */
+static const char *sdci_entries_skip_known(sdc_entries *e, const char *p)
+{
+    for (size_t len = sdci_known_len(e, p); len > 0; len = sdci_known_len(e, p)) {
+        p += len;
+        sdc_err err = e->known.fn(e->user, e->known.next);
+        if (err != SDC_OK) {
+            return sdci_entries_fail(e, p - 1, err, NULL);
+        }
+        e->num_entries++;
+        e->at.expect = SDCI_EXPECT_NEXT;
+        e->entry_from = p;
+    }
+    return p;
+}
+
 static void sdci_entry_emit(sdc_entries *e, sdci_field address, const char *at)
 {
     sdc_instance *out = &e->out;
@@ -3309,6 +3442,7 @@ static void sdci_entry_emit(sdc_entries *e, sdci_field address, const char *at)
     out->port = sdci_entry_port(e);
     out->status = e->status == SDC_STATUS_UNSET ? SDC_STATUS_PASSING : e->status;
     out->weight = sdci_entry_weight(e, out->status);
+    e->print = sdci_entry_print(e, at);
     size_t addr_at = sdci_entry_addr(e, address, out->port);
     if (e->text.err != SDC_OK) {
         return;
@@ -3373,6 +3507,7 @@ SDCI_NOINLINE static void sdci_entry_done(sdc_entries *e, const char *at)
     } else {
         sdci_entries_leave_out(e, e->bad);
     }
+    e->entry_from = at + 1;
 }
 
 /* A place of which something is left to do at its end. */
@@ -3612,6 +3747,7 @@ static const char *sdci_entries_open(sdc_entries *e, const char *p)
     if (member->type == (is_object ? SDCI_OBJECT : SDCI_ARRAY)) {
         sdci_note_action(e, (uint8_t)member->target);
         sdci_entries_enter(e, (sdci_place)member->target);
+        e->entry_from = e->at.place == SDCI_AT_LIST ? p + 1 : e->entry_from;
         if (e->at.place == SDCI_AT_CHECK && e->at.check < SDCI_CHECKS_APART) {
             e->at.check++;
         }
@@ -4238,27 +4374,49 @@ static const char *sdci_entries_token(sdc_entries *e, const char *p, const char 
 /* As many tokens as begin before `stop`. */
 static const char *sdci_entries_tokens(sdc_entries *e, const char *p, const char *end)
 {
-    if (p < e->stop && sdci_entries_has_shortcut(e, p)) {
+    bool is_at_known = e->known.fn != NULL && (p == e->entry_from || e->at.place == SDCI_AT_TOP);
+
+    if (p < e->stop && !is_at_known && sdci_entries_has_shortcut(e, p)) {
         p = sdci_entries_shortcut(e, p, end);
     }
-    while (p != NULL && p < e->stop && e->mode == SDCI_BETWEEN) {
+    while (p != NULL && e->mode == SDCI_BETWEEN) {
+        if (p == e->entry_from && e->known.num > 0) {
+            const char *from = p;
+            p = sdci_entries_skip_known(e, p);
+            if (p != NULL && p != from) {
+                sdci_begin_walk(e, p);
+            }
+        }
+        if (p == NULL || p >= e->stop) {
+            return p;
+        }
         p = sdci_json_is_space(*p) ? sdci_skip_space(p, e->stop) : sdci_entries_token(e, p, end);
     }
     return p;
+}
+
+/* Whether an entry may begin next. */
+static bool sdci_entries_is_at_entry(const sdc_entries *e)
+{
+    return e->mode == SDCI_BETWEEN && e->at.place == SDCI_AT_LIST && e->at.skip_depth == 0 &&
+           (e->at.expect == SDCI_EXPECT_NEXT || e->at.expect == SDCI_EXPECT_FIRST_ITEM);
 }
 
 /* Reads from p as far as it goes; up to `end` there are bytes in sight. NULL: a fault. */
 static const char *sdci_entries_window(sdc_entries *e, const char *p, const char *end)
 {
     const char *before = NULL;
+    sdci_entries_mode mode = e->mode;
 
+    e->entry_from = sdci_entries_is_at_entry(e) ? p : NULL;
     sdci_forget_walk(e);
     if (e->mode == SDCI_BETWEEN) {
         sdci_begin_walk(e, p);
     }
-    while (p != NULL && p != before) {
+    while (p != NULL && (p != before || e->mode != mode)) {
         before = p;
-        switch (e->mode) {
+        mode = e->mode;
+        switch (mode) {
         case SDCI_BETWEEN:   p = sdci_entries_tokens(e, p, end); break;
         case SDCI_IN_STRING: p = sdci_entries_string(e, p, end); break;
         case SDCI_IN_NUMBER: p = sdci_entries_number(e, p, end); break;
@@ -4670,6 +4828,25 @@ static const char *sdci_shortcut_leave(sdc_entries *e, const sdci_gap *gap, cons
     return p;
 }
 
+/* At *p stands a gap in which an entry ends. True: the next ones are known, and *p is behind them,
+   or NULL. */
+static bool sdci_shortcut_known(sdc_entries *e, const char **p, size_t end_at)
+{
+    const char *from = *p + end_at;
+
+    memset(&e->at, 0, sizeof e->at);
+    e->at.place = SDCI_AT_LIST;
+    e->at.expect = SDCI_EXPECT_NEXT;
+    const char *to = sdci_entries_skip_known(e, from);
+    if (to == from) {
+        return false;
+    }
+    e->gap = 0;
+    sdci_begin_walk(e, to);
+    *p = to;
+    return true;
+}
+
 /* From the end of a scalar on over known gaps and the scalars behind them, as far as they reach.
    Leaves the decoder where the general one goes on. Apart from it, so that this one loop has the
    registers to itself. */
@@ -4692,6 +4869,9 @@ SDCI_NOINLINE static const char *sdci_entries_shortcut(sdc_entries *e, const cha
             sdci_gap_apply(e, gap, p);
             if (e->fault.code != SDC_OK) {
                 return NULL;
+            }
+            if (gap->end_at != 0 && e->known.num > 0 && sdci_shortcut_known(e, &p, gap->end_at)) {
+                return p;
             }
         }
         p += gap->len;
@@ -4778,8 +4958,11 @@ static size_t sdci_entries_take(sdc_entries *e, const char *bytes, size_t len, b
 
 #ifdef SDC_NO_FAST_PATH
     e->gaps = NULL;
+    e->known.fn = NULL;
+    e->known.num = 0;
 #endif
     e->window = bytes;
+    e->limit = bytes + len;
     e->is_last = is_last;
     e->stop = in_sight < SDCI_LOOK ? bytes : bytes + (in_sight - SDCI_LOOK) + (is_last ? 0 : 1);
     const char *p = sdci_entries_window(e, bytes, bytes + in_sight);
@@ -8232,6 +8415,7 @@ typedef struct sdci_event {
     size_t text_end;            /* where texts and arrays end, which begin behind this head */
     size_t waste;               /* about how many bytes of these nobody points to */
     uint32_t *order;            /* where the nth of the body stands; the cache's alone */
+    uint64_t *prints;           /* of the nth of the body, or 0; the cache's alone */
     const sdc_event *base;      /* only to be compared: the event that this one was made from */
     uintptr_t moved;            /* how far from there to here what was taken over has moved */
     uint32_t holds;             /* atomic */
@@ -8449,6 +8633,7 @@ typedef struct sdci_list {
     sdci_recent *recent;
     sdci_buf from;              /* uint32_t for each: where in the old event, or which fresh one;
                                    not written while all is as in the last body */
+    sdci_buf prints;            /* uint64_t for each, likewise */
     size_t num, num_fresh;
     size_t next;                /* in the last body: what the next instance is compared with */
     size_t num_lost;            /* in a row: instances that were not found there */
@@ -8465,6 +8650,7 @@ static void sdci_list_init(sdci_list *list, const sdc_allocator *allocator, cons
     list->spare = spare;
     list->is_changed = old == NULL;
     sdci_buf_init(&list->from, allocator, SDCI_LIST_MAX);
+    sdci_buf_init(&list->prints, allocator, SDCI_LIST_MAX);
 }
 
 static void sdci_list_forget_old(sdci_list *list)
@@ -8480,6 +8666,7 @@ static void sdci_list_deinit(sdci_list *list)
     sdci_free(list->allocator, list->block, list->cap);
     sdci_free(list->allocator, list->recent, sizeof *list->recent);
     sdci_buf_deinit(&list->from);
+    sdci_buf_deinit(&list->prints);
     sdci_list_forget_old(list);
     list->block = NULL;
     list->recent = NULL;
@@ -8487,7 +8674,10 @@ static void sdci_list_deinit(sdci_list *list)
 
 static sdc_err sdci_list_err(const sdci_list *list)
 {
-    return list->err != SDC_OK ? list->err : list->from.err;
+    if (list->err != SDC_OK) {
+        return list->err;
+    }
+    return list->from.err != SDC_OK ? list->from.err : list->prints.err;
 }
 
 static size_t sdci_list_num_old(const sdci_list *list)
@@ -8798,24 +8988,49 @@ static void sdci_list_diverge(sdci_list *list)
     if (sdci_buf_reserve(&list->from, sdci_list_num_old(list) * sizeof(uint32_t))) {
         sdci_put(&list->from, list->old->order, list->num * sizeof(uint32_t));
     }
+    if (sdci_buf_reserve(&list->prints, sdci_list_num_old(list) * sizeof(uint64_t))) {
+        sdci_put(&list->prints, list->old->prints, list->num * sizeof(uint64_t));
+    }
 }
 
-static void sdci_list_add(sdci_list *list, const sdc_instance *in)
+static void sdci_list_note(sdci_list *list, uint32_t from, uint64_t print)
+{
+    if (list->is_changed) {
+        sdci_put(&list->from, &from, sizeof from);
+        sdci_put(&list->prints, &print, sizeof print);
+    }
+    list->num++;
+}
+
+/* The nth of the last body again. */
+static void sdci_list_add_known(sdci_list *list, size_t nth)
+{
+    list->next = nth + 1;
+    list->num_lost = 0;
+    if (!list->is_changed && nth != list->num) {
+        sdci_list_diverge(list);
+    }
+    sdci_list_note(list, list->old->order[nth], list->old->prints[nth]);
+}
+
+/* `print`: of the entry that it was made of, or 0. */
+static void sdci_list_add(sdci_list *list, const sdc_instance *in, uint64_t print)
 {
     uint32_t from = 0;
     bool is_old = list->old != NULL && sdci_list_find(list, in, &from);
 
-    if (!list->is_changed && (!is_old || list->next != list->num + 1)) {
+    if (is_old) {
+        uint64_t *known = &list->old->prints[list->next - 1];
+        *known = print != 0 ? print : *known;
+        sdci_list_add_known(list, list->next - 1);
+        return;
+    }
+    if (!list->is_changed) {
         sdci_list_diverge(list);
     }
-    if (!is_old) {
-        from = SDCI_IS_FRESH | (uint32_t)list->num_fresh;
-        sdci_list_add_fresh(list, in);
-    }
-    if (list->is_changed) {
-        sdci_put(&list->from, &from, sizeof from);
-    }
-    list->num++;
+    from = SDCI_IS_FRESH | (uint32_t)list->num_fresh;
+    sdci_list_add_fresh(list, in);
+    sdci_list_note(list, from, print);
 }
 
 /* -- From a list to an event -- */
@@ -8951,6 +9166,7 @@ typedef struct sdci_building {
     const sdci_list *list;
     sdc_instance *into;         /* the event's array; the fresh ones stand at its end */
     sdc_instance *fresh;
+    uint64_t *prints;           /* the event's */
     uint32_t *order;            /* the event's; until the end, places of the sorted fresh ones */
     uint32_t *place;            /* of each old one in the event; then of each fresh one by number,
                                    among the sorted ones */
@@ -8960,15 +9176,17 @@ typedef struct sdci_building {
     sdci_move old_move;         /* of what is taken over */
 } sdci_building;
 
-/* Texts, copied texts, instances, order. */
+/* Texts, copied texts, instances, prints, order. */
 static sdc_err sdci_building_layout(sdci_building *b, sdci_list *list)
 {
     size_t old_len = sdci_event_text_len(list->old);
     size_t old_at = sdci_aligned(list->text_end);
     size_t into_at = sdci_aligned(old_at + old_len);
-    size_t order_at = into_at + list->num * sizeof *b->into;
+    size_t into_end = into_at + list->num * sizeof *b->into;
+    size_t prints_at = (into_end + sizeof *b->prints - 1) & ~(sizeof *b->prints - 1);
+    size_t order_at = prints_at + list->num * sizeof *b->prints;
     size_t size = order_at + list->num * sizeof *b->order;
-    size_t fresh_at = order_at - list->num_fresh * sizeof *b->into;
+    size_t fresh_len = list->num_fresh * sizeof *b->into;
 
     if (size > SDCI_LIST_MAX) {
         return SDC_ERR_LIMIT;
@@ -8976,7 +9194,7 @@ static sdc_err sdci_building_layout(sdci_building *b, sdci_list *list)
     if (size > list->cap && !sdci_list_grow(list, size)) {
         return SDC_ERR_NOMEM;
     }
-    memmove(list->block + fresh_at, sdci_list_fresh(list), order_at - fresh_at);
+    memmove(list->block + into_end - fresh_len, sdci_list_fresh(list), fresh_len);
     if (list->cap - size > sdci_min(size / 16, 4096)) {
         char *block = (char *)sdci_resize(list->allocator, list->block, list->cap, size);
         list->cap = block != NULL ? size : list->cap;
@@ -8994,7 +9212,8 @@ static sdc_err sdci_building_layout(sdci_building *b, sdci_list *list)
     list->text_end = old_at + old_len;
     b->list = list;
     b->into = (sdc_instance *)(void *)(list->block + into_at);
-    b->fresh = (sdc_instance *)(void *)(list->block + fresh_at);
+    b->fresh = b->into + (list->num - list->num_fresh);
+    b->prints = (uint64_t *)(void *)(list->block + prints_at);
     b->order = (uint32_t *)(void *)(list->block + order_at);
     return SDC_OK;
 }
@@ -9103,6 +9322,7 @@ static void sdci_building_order(sdci_building *b)
     }
     if (num > 0) {
         memcpy(b->order, from, num * sizeof *from);
+        memcpy(b->prints, b->list->prints.ptr, num * sizeof *b->prints);
     }
 }
 
@@ -9118,6 +9338,7 @@ static sdci_event *sdci_building_end(const sdci_building *b, sdci_list *list)
     event->text_end = list->text_end;
     event->waste = waste;
     event->order = b->order;
+    event->prints = b->prints;
     event->base = list->old != NULL ? &list->old->pub : NULL;
     event->moved = b->old_move.by;
     event->holds = 1;
@@ -9182,6 +9403,7 @@ static sdci_event *sdci_event_copy(const sdc_event *from)
     event->moved = (uintptr_t)event - (uintptr_t)old;
     event->pub.message = event->message;
     event->order = (uint32_t *)((uintptr_t)old->order + event->moved);
+    event->prints = (uint64_t *)((uintptr_t)old->prints + event->moved);
     sdc_instance *instances = (sdc_instance *)((uintptr_t)from->instances + event->moved);
     event->pub.instances = instances;
     sdci_move move = sdci_move_to(event, event->size, event->moved);
@@ -9627,6 +9849,8 @@ static sdci_event *sdci_cache_event(sdc_cache *cache, sdci_list *list, sdc_err *
     }
     memcpy(sdci_event_of(current)->order, event->order,
            current->num_instances * sizeof *event->order);
+    memcpy(sdci_event_of(current)->prints, event->prints,
+           current->num_instances * sizeof *event->prints);
     sdc_event_release(&event->pub);
     return NULL;
 }
@@ -9680,7 +9904,7 @@ sdc_err sdc_cache_update(sdc_cache *cache, const sdc_instance *instances, size_t
     (void)sdci_atomic_add(&cache->holds, 1);
     sdci_list_init(&list, &cache->allocator, NULL, NULL);
     for (size_t i = 0; i < num && sdci_list_err(&list) == SDC_OK; i++) {
-        sdci_list_add(&list, &instances[i]);
+        sdci_list_add(&list, &instances[i], 0);
     }
     sdc_err err = sdci_cache_offer(cache, &list, index, now_ms, &changed);
     sdci_list_deinit(&list);
@@ -11416,6 +11640,7 @@ typedef struct sdci_reading {
     sdc_entries *entries;       /* from the first bytes of a body to its end, else NULL */
     sdci_list list;
     size_t max_instances;
+    uint64_t seed;              /* of prints; not another one as long as a cache lives */
     uint64_t num_skipped;
     uint64_t first_skipped;     /* number of the first entry that was left out, and why */
     const char *why_skipped;
@@ -11431,7 +11656,20 @@ static sdc_err sdci_reading_on_instance(void *user, const sdc_instance *instance
     if (reading->list.num >= reading->max_instances) {
         return SDC_ERR_LIMIT;
     }
-    sdci_list_add(&reading->list, instance);
+    sdci_list_add(&reading->list, instance, reading->entries->print);
+    reading->entries->known.next = reading->list.next;
+    return sdci_list_err(&reading->list);
+}
+
+static sdc_err sdci_reading_on_known(void *user, size_t nth)
+{
+    sdci_reading *reading = (sdci_reading *)user;
+
+    if (reading->list.num >= reading->max_instances) {
+        return SDC_ERR_LIMIT;
+    }
+    sdci_list_add_known(&reading->list, nth);
+    reading->entries->known.next = reading->list.next;
     return sdci_list_err(&reading->list);
 }
 
@@ -11472,6 +11710,20 @@ static sdc_entries *sdci_reading_take_decoder(const sdci_reading *reading)
     return e;
 }
 
+/* Only where there is a list from before. */
+static void sdci_reading_tell_known(const sdci_reading *reading, sdci_known *known)
+{
+    const sdci_event *old = reading->list.old;
+
+    memset(known, 0, sizeof *known);
+    if (old != NULL) {
+        known->fn = sdci_reading_on_known;
+        known->prints = old->prints;
+        known->num = old->pub.num_instances;
+        known->seed = reading->seed;
+    }
+}
+
 /* Before bytes are fed: a decoder, and the gaps that are lent just now. */
 static sdc_err sdci_reading_begin(sdci_reading *reading)
 {
@@ -11483,6 +11735,7 @@ static sdc_err sdci_reading_begin(sdci_reading *reading)
         reading->entries->fn = sdci_reading_on_instance;
         reading->entries->skipped_fn = sdci_reading_on_skipped;
         reading->entries->user = reading;
+        sdci_reading_tell_known(reading, &reading->entries->known);
     }
     reading->entries->gaps = reading->share != NULL ? reading->share->gaps : NULL;
     return SDC_OK;
@@ -11675,6 +11928,7 @@ struct sdc_instancer {
     sdc_cache *cache;
     sdci_query query;
     sdci_reading reading;
+    uint64_t seed;              /* of prints */
     sdci_bucket bucket;
     uint64_t wake_ms;           /* end of the pause */
     uint64_t asked_at_ms;
@@ -11739,6 +11993,7 @@ static void sdci_instancer_ask(sdc_instancer *i)
     i->asked_at_ms = task->now_ms;
     sdci_bucket_take(&i->bucket);
     sdci_reading_init(&i->reading, task->client, &i->query, i->cache);
+    i->reading.seed = i->seed;
     sdci_request request = sdci_query_request(&i->query, task->client, &task->call.request, index,
                                               wait_ms);
     sdci_task_start(task, &request, "GET", sdci_query_timeout_ms(task->client, index, wait_ms),
@@ -12034,6 +12289,7 @@ sdc_err sdc_instancer_create(sdc_client *client, const sdc_instancer_desc *desc,
     }
     sdci_task_init(&i->task, client, &sdci_instancer_ops);
     i->query = query;
+    i->seed = i->task.random.state;
     i->cache = cache;
     i->cache->mute = &i->task.is_stopping;
     i->cache->keeps_spare = true;
@@ -12159,6 +12415,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_NOINLINE
 #undef SDCI_OUTPUT_MAX
 #undef SDCI_PRINTF
+#undef SDCI_PRINT_LEN
 #undef SDCI_READS_FREE
 #undef SDCI_READ_EVERY_MS
 #undef SDCI_READ_SLOWEST_MS

@@ -1017,7 +1017,7 @@ static sdc_err gather_offer(sdc_cache *cache, const gather_body *body, bool *cha
     sdci_list_init(&list, &cache->allocator, cache->current, &cache->spare);
     for (size_t i = 0; i < body->num; i++) {
         gather_item copy = body->items[body->order[i]];     /* gone when it has been added */
-        sdci_list_add(&list, &copy.in);
+        sdci_list_add(&list, &copy.in, 0);
         memset(copy.commit, 'x', sizeof copy.commit);
     }
     sdc_err err = sdci_cache_offer(cache, &list, 7, 1000, changed);

@@ -557,7 +557,58 @@ static void test_split_every_allocation_may_fail(void)
     }
 }
 
+/* A long number may end where a feed does; what comes then is read on. */
+static void test_split_long_numbers_at_the_end_of_a_feed(void)
+{
+    static char text[3000];
+    feed f;
+    feed_init(&f, FEED_ENTRIES, NULL);
+    REQUIRE(f.made == SDC_OK);
+    for (size_t digits = 200; digits < 1000; digits += 37) {
+        size_t len = (size_t)snprintf(text, sizeof text, "[{\"Service\":{\"x\":");
+        memset(text + len, '7', digits);
+        len += digits;
+        size_t end = len;
+        len += (size_t)snprintf(text + len, sizeof text - len,
+                                ",\"Address\":\"1.1.1.1\",\"Port\":1,\"y\":\"%0900d\"}}]", 0);
+        for (size_t cut = end - 1; cut <= end + 1; cut++) {
+            test_note("%zu digits, cut at %zu", digits, cut);
+            feed_begin(&f);
+            (void)feed_piece(&f, text, cut);
+            (void)feed_piece(&f, text + cut, len - cut);
+            CHECK_STR(feed_end(&f, len), "1.1.1.1:1 passing weight=1\nok, 0 skipped");
+        }
+    }
+    feed_deinit(&f);
+}
+
+/* What an entry may hold does not depend on the cut either. */
+static void test_split_the_bound_of_an_entry(void)
+{
+    const size_t most = (size_t)1 << 20;
+    char *text = (char *)malloc(most + 200);
+    feed f;
+    feed_init(&f, FEED_ENTRIES, NULL);
+    REQUIRE(f.made == SDC_OK && text != NULL);
+    for (size_t id = most - 40; id < most; id++) {
+        size_t len = (size_t)sprintf(text, "[{\"Service\":{\"Address\":\"a\",\"Port\":1,\"ID\":\"");
+        memset(text + len, 'x', id);
+        len += id;
+        len += (size_t)sprintf(text + len, "\"}}]");
+        bool is_skipped = strstr(feed_whole(&f, text, len), "1 skipped") != NULL;
+        feed_begin(&f);
+        (void)feed_piece(&f, text, 100);
+        (void)feed_piece(&f, text + 100, len - 100);
+        test_note("an ID of %zu", id);
+        CHECK_INT(strstr(feed_end(&f, len), "1 skipped") != NULL, is_skipped);
+    }
+    free(text);
+    feed_deinit(&f);
+}
+
 static const test_case cases_split[] = {
+    TEST(test_split_the_bound_of_an_entry),
+    TEST(test_split_long_numbers_at_the_end_of_a_feed),
     TEST(test_split_corpora),
     TEST(test_split_mutants),
     TEST(test_split_mutants_against_the_model),
