@@ -1184,7 +1184,8 @@ static uint32_t sdci_lane_equal(const char *a, const char *b)
     return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x, y));
 }
 
-/* Some of the first of 32 bytes: those that sdci_wide_same compares. All 32 may be read. */
+/* How many of 32 bytes sdci_wide_same compares: here as a mask of those that it does not, elsewhere
+   as their number. All 32 may be read. */
 typedef uint32_t sdci_wide;
 
 /* The first n, from 1 to 32. */
@@ -2722,7 +2723,7 @@ typedef struct sdci_where {
     uint8_t expect;
     uint8_t member;             /* in the place's table: what the next value is */
     uint8_t skip_depth;         /* open containers inside a skipped value */
-    uint8_t check;              /* in the how manieth of the entry; all late ones count as one */
+    uint8_t check;              /* the nth check of the entry, from 1; late ones count as one */
     uint8_t zero[3];            /* so that positions compare as bytes */
 } sdci_where;
 
@@ -2757,7 +2758,8 @@ struct sdc_entries {
     uint64_t offset;                    /* how many bytes came before the window */
     sdci_where at;
     sdci_gaps *gaps;                    /* lent for a feed, or own; NULL: nothing is learned */
-    uint32_t gap;                       /* the one that led to the newest scalar; 0: none known */
+    uint32_t gap;                       /* the slot of the one that led to the newest scalar; 0:
+                                           none, but where an answer begins */
     sdci_entries_mode mode;
     sdci_json_state number_state;       /* of SDCI_IN_NUMBER */
     uint32_t number;                    /* its value so far; from 65536 on only "too much" */
@@ -3539,11 +3541,11 @@ static void sdci_entries_left(sdc_entries *e, sdci_place place, const char *at)
 
    What is learned is one statement: from the position `before`, the bytes `bytes` lead to the
    position `after`, and on their way these places were entered and left (as far as there is
-   something to do then). The general decoder
-   makes it, when it has just walked from `before` over `bytes` without a fault and come to a
-   scalar. A position holds everything that decides what bytes mean, and nothing in the walk
-   depends on anything else; so whenever the decoder stands at `before` again and finds the same
-   bytes, the general decoder would do the same again, and it may be left out.
+   something to do then). The general decoder makes it, when it has just walked from `before` over
+   `bytes` without a fault and come to a scalar. A position holds everything that decides what bytes
+   mean, and nothing in the walk depends on anything else; so whenever a decoder, this one or
+   another, stands at `before` again and finds the same bytes, the general decoder would do the same
+   again, and it may be left out.
 
    `done` is the position behind the scalar that follows a gap, and `next` are gaps that were found
    there. Only a gap whose `before` is this very `done` is ever put there (sdci_gap_link), so on the
@@ -3555,6 +3557,9 @@ static void sdci_entries_left(sdc_entries *e, sdci_place place, const char *at)
    member of the wrong shape, a name with an escape), nothing is learned. And a gap before a string
    ends with the quote, but one before anything else ends before its first byte, which is looked at
    anew: a number today may be null tomorrow.
+
+   Two statements and a scalar between them that nobody wants make a third, where that scalar is
+   always the same (search for: joining gaps). Its bytes are compared with all others.
 
    Bodies in which nothing comes again would pay for learning and gain nothing. So misses are
    counted against what the shortcut did, and where it does little, little is looked up and learned.
@@ -3572,6 +3577,10 @@ static void sdci_entries_left(sdc_entries *e, sdci_place place, const char *at)
 
 typedef struct sdci_gap sdci_gap;
 
+/* A gap, the scalar behind it and what is read beside that are in sight where a token begins. */
+typedef char sdci_gap_is_in_sight[SDCI_GAP_BYTES + 4 * SDCI_STRIDE + 32 <= SDCI_LOOK ? 1 : -1];
+typedef char sdci_gap_has_room[SDCI_GAP_FULL < SDCI_GAP_SLOTS && SDCI_GAP_BYTES < 256 ? 1 : -1];
+
 /* The scalar behind a gap, as far as the shortcut knows what to do with it. */
 typedef enum sdci_follows {
     SDCI_SKIPPED_TEXT, SDCI_FIELD_TEXT, SDCI_TAG_TEXT, SDCI_META_TEXT,
@@ -3587,9 +3596,9 @@ struct sdci_gap {
     sdci_wide head;                 /* of the bytes: as many as are compared first */
     uint8_t len;                    /* 0: the slot is free */
     uint8_t follows, target;        /* target: the field or number */
-    uint8_t num_trials;             /* how often the scalar was the same */
-    uint8_t value_len;              /* of that one, which stands in `bytes` behind the gap */
-    uint8_t varies;                 /* it was not */
+    uint8_t num_trials;             /* how often the scalar was compared with its first value */
+    uint8_t value_len;              /* of that, which stands in `bytes` behind the gap */
+    uint8_t varies;                 /* it was another one once */
     uint8_t is_joined;
     uint8_t has_effects;            /* actions or a key */
     uint8_t num_actions;
@@ -3685,8 +3694,8 @@ static void sdci_begin_walk(sdc_entries *e, const char *p)
 static void sdci_gap_missed(sdc_entries *e, const char *p, bool is_string);
 static const char *sdci_entries_shortcut(sdc_entries *e, const char *p, const char *end);
 
-/* The general decoder has come to a scalar at p, but perhaps because the shortcut came just to
-   here. */
+/* The general decoder has come to a scalar at p. Where the walk began just there, the shortcut came
+   to it and nothing was walked over. */
 static SDCI_INLINE void sdci_gap_learn(sdc_entries *e, const char *p, bool is_string)
 {
     if (e->gaps != NULL && e->gaps->from != p) {
@@ -4291,8 +4300,8 @@ static const char *sdci_entries_begin_value(sdc_entries *e, const char *p, const
     return sdci_entries_fail(e, p, SDC_ERR_JSON, "a value is missing");
 }
 
-/* A name, from its quote on, and mostly the colon and what stands behind it. Long names and those
-   with escapes go the way of strings. */
+/* A name, from its quote on, and mostly the colon and what stands behind it, since one step of
+   several tokens is faster. Long names and those with escapes go the way of strings. */
 static SDCI_INLINE const char *sdci_entries_begin_key(sdc_entries *e, const char *p,
                                                       const char *end)
 {
@@ -4522,7 +4531,7 @@ SDCI_NOINLINE static void sdci_gap_look_up(sdc_entries *e, const char *p, bool i
     size_t len = gaps->from != NULL ? (size_t)(p - gaps->from) : SIZE_MAX;
 
     e->gap = 0;
-    if (gaps->num_misses >= SDCI_GAP_PATIENCE) {
+    if (gaps->num_misses >= SDCI_GAP_PATIENCE) {    /* `last` is zeroed too, and links to nothing */
         memset(gaps->slots, 0, sizeof gaps->slots);
         gaps->num_used = 0;
         gaps->num_misses = 0;
@@ -4600,7 +4609,8 @@ static SDCI_INLINE sdci_gap *sdci_gap_guess(sdci_gap *last, const char *p)
     return first != NULL && sdci_gap_fits(first, p) ? first : sdci_gap_other(last, p);
 }
 
-/* Does what the general decoder did on its walk over this gap. */
+/* Does what the general decoder did on its walk over this gap. Along the shortcut `at` is not kept
+   up: nothing that is called from here may look at it. */
 static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
 {
     for (uint32_t i = 0; i < gap->num_actions; i++) {
@@ -4770,8 +4780,8 @@ static void sdci_gap_join(sdci_gaps *gaps, sdci_gap *last, sdci_gap *gap, const 
     sdci_gap_relink(last, gap, &gaps->slots[slot]);
 }
 
-/* A scalar that nobody wants, behind a gap that has not followed `last` often. Answers the byte
-   behind it; NULL: it needs the general way. */
+/* A scalar that nobody wants, behind a gap that is new: notes whether it is always the same, and
+   after some trials joins it. Answers the byte behind it; NULL: it needs the general way. */
 SDCI_NOINLINE static const char *sdci_quick_trial(sdc_entries *e, sdci_gap *last, sdci_gap *gap,
                                                   const char *p, const char *end)
 {
@@ -4998,16 +5008,15 @@ sdc_err sdc_entries_feed(sdc_entries *entries, const void *bytes, size_t len)
 {
     sdc_entries *e = entries;
     const char *p = (const char *)bytes;
-    const char *end = p + len;
+    const char *end = len > 0 ? p + len : p;
 
     while (e->carry_len > 0 && p < end && e->fault.code == SDC_OK) {
         p = sdci_entries_feed_carry(e, p, end);
     }
-    if ((size_t)(end - p) >= SDCI_LOOK && e->fault.code == SDC_OK) {
+    while ((size_t)(end - p) >= SDCI_LOOK && e->fault.code == SDC_OK) {
         p += sdci_entries_take(e, p, (size_t)(end - p), false);
     }
     if (p < end && e->fault.code == SDC_OK) {
-        SDC_ASSERT((size_t)(end - p) < SDCI_LOOK);
         memcpy(e->carry, p, (size_t)(end - p));
         e->carry_len = (size_t)(end - p);
     }
@@ -5026,7 +5035,7 @@ sdc_err sdc_entries_finish(sdc_entries *entries)
     bool is_whole = e->mode == SDCI_BETWEEN && e->at.expect == SDCI_EXPECT_NOTHING;
     if (!is_whole || taken < e->carry_len) {
         e->window = e->carry + taken;
-        (void)sdci_entries_fail(e, e->stop, SDC_ERR_JSON, NULL);
+        (void)sdci_entries_fail(e, e->stop, SDC_ERR_JSON, "the text ends too early");
     }
     e->carry_len = 0;
     return e->fault.code;
@@ -7948,6 +7957,7 @@ static sdc_err sdci_client_perform(sdc_client *client, sdci_call *call, sdci_ans
     sdci_kit *kit = sdci_client_lend(client);
     share = sdci_share_of(kit, few);
     share.may_block = true;
+    share.entries = NULL;       /* the body is read on when the kit is back */
     if (lent != NULL) {
         *lent = &share;
     }
@@ -9185,7 +9195,7 @@ static sdc_err sdci_building_layout(sdci_building *b, sdci_list *list)
     size_t into_end = into_at + list->num * sizeof *b->into;
     size_t prints_at = (into_end + sizeof *b->prints - 1) & ~(sizeof *b->prints - 1);
     size_t order_at = prints_at + list->num * sizeof *b->prints;
-    size_t size = order_at + list->num * sizeof *b->order;
+    size_t size = (order_at + list->num * sizeof *b->order + 7) & ~(size_t)7;
     size_t fresh_len = list->num_fresh * sizeof *b->into;
 
     if (size > SDCI_LIST_MAX) {
@@ -9223,10 +9233,7 @@ static sdc_err sdci_building_lend(sdci_building *b)
     size_t num_old = sdci_list_num_old(b->list);
     size_t num_fresh = b->list->num_fresh;
 
-    b->size = 2 * num_fresh * sizeof *b->sorted + (num_old + num_fresh) * sizeof *b->place;
-    if (b->size == 0) {
-        return SDC_OK;
-    }
+    b->size = 2 * num_fresh * sizeof *b->sorted + (num_old + num_fresh + 1) * sizeof *b->place;
     b->sorted = (const sdc_instance **)sdci_resize(b->list->allocator, NULL, 0, b->size);
     if (b->sorted == NULL) {
         return SDC_ERR_NOMEM;
@@ -9259,7 +9266,7 @@ static void sdci_building_sort(sdci_building *b)
     for (size_t i = 0; i < num; i++) {
         sdci_relocate(&b->fresh[i], &b->fresh_move);
         sdci_canonical(&b->fresh[i]);
-        b->sorted[i] = &b->fresh[i];
+        b->sorted[num - 1 - i] = &b->fresh[i];
     }
     sdci_sort(b->sorted, b->sorted + num, num, sdci_compare_place);
     for (size_t i = 0; i < num; i++) {
@@ -9397,7 +9404,9 @@ static sdci_event *sdci_event_copy(const sdc_event *from)
     if (event == NULL) {
         return NULL;
     }
-    memcpy(event, old, old->size);
+    size_t behind = offsetof(sdci_event, message);      /* other threads count holds meanwhile */
+    memcpy(event, old, offsetof(sdci_event, holds));
+    memcpy((char *)event + behind, (const char *)old + behind, old->size - behind);
     event->holds = 1;
     event->base = from;
     event->moved = (uintptr_t)event - (uintptr_t)old;
@@ -9851,7 +9860,7 @@ static sdci_event *sdci_cache_event(sdc_cache *cache, sdci_list *list, sdc_err *
            current->num_instances * sizeof *event->order);
     memcpy(sdci_event_of(current)->prints, event->prints,
            current->num_instances * sizeof *event->prints);
-    sdc_event_release(&event->pub);
+    sdci_cache_let_go(cache, &event->pub);
     return NULL;
 }
 
