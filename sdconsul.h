@@ -3677,16 +3677,23 @@ static void sdci_forget_walk(sdc_entries *e)
     }
 }
 
-/* A walk begins: at the end of a scalar, or where a window begins. */
+/* A walk begins: at the end of a scalar, or where a window begins. While misses are rare each walk
+   is noted; where they go on and on, only now and then. */
 static void sdci_begin_walk(sdc_entries *e, const char *p)
 {
-    if (e->gaps != NULL) {
-        e->gaps->from = p;
-        e->gaps->walk.before = e->at;
-        e->gaps->walk.num_actions = 0;
-        e->gaps->walk.end_at = 0;
-        e->gaps->walk.key_at = 0;
-        e->gaps->walk.key_len = 0;
+    sdci_gaps *gaps = e->gaps;
+
+    if (gaps == NULL) {
+        return;
+    }
+    gaps->from = NULL;
+    if (gaps->num_misses < SDCI_GAP_PATIENCE / 32 || gaps->num_misses % 32 == 0) {
+        gaps->from = p;
+        gaps->walk.before = e->at;
+        gaps->walk.num_actions = 0;
+        gaps->walk.end_at = 0;
+        gaps->walk.key_at = 0;
+        gaps->walk.key_len = 0;
     }
 }
 
@@ -4528,7 +4535,7 @@ SDCI_NOINLINE static void sdci_gap_look_up(sdc_entries *e, const char *p, bool i
 {
     sdci_gaps *gaps = e->gaps;
     sdci_gap *last = &gaps->slots[e->gap];
-    size_t len = gaps->from != NULL ? (size_t)(p - gaps->from) : SIZE_MAX;
+    size_t len = (size_t)(p - gaps->from);
 
     e->gap = 0;
     if (gaps->num_misses >= SDCI_GAP_PATIENCE) {    /* `last` is zeroed too, and links to nothing */
@@ -4552,14 +4559,14 @@ SDCI_NOINLINE static void sdci_gap_look_up(sdc_entries *e, const char *p, bool i
     e->gap = slot;
 }
 
-/* The general decoder has walked to a scalar at p. While that is rare, each gap is looked up; where
-   it goes on and on, only now and then. A table that still does not help is full of what does not
-   come again, and is cleared. */
+/* The general decoder has walked to a scalar at p. A table that does not help in the long run is full
+   of what does not come again, and is cleared. */
 SDCI_NOINLINE static void sdci_gap_missed(sdc_entries *e, const char *p, bool is_string)
 {
-    uint32_t num = ++e->gaps->num_misses;
+    sdci_gaps *gaps = e->gaps;
 
-    if (num < SDCI_GAP_PATIENCE / 32 || num % 32 == 0) {
+    gaps->num_misses++;
+    if (gaps->from != NULL) {
         sdci_gap_look_up(e, p, is_string);
     } else {
         e->gap = 0;
