@@ -280,10 +280,19 @@
    All of it comes from the client's allocator, and each free says how much was
    asked for. Answers are decoded as they arrive: their size is bounded by
    max_body_bytes, and what is held is one entry and the instances found so far.
-   A kit of about 110 KiB (receive buffer, what the decoder has learned) is lent
-   to a task for one step, and to a blocking call while it lasts. The client
-   keeps them: there are as many as were in use at once. Out of memory
-   is an error like others: the last good state stays, and the task tries again.
+   A kit of about 125 KiB (receive buffer, decoder, what decoders have learned)
+   is lent to a task for one step, and to a blocking call while it lasts. The
+   client keeps them: there are as many as were in use at once. A body that goes
+   on in a later step keeps its decoder, of a few KiB, until it ends. Out of
+   memory is an error like others: the last good state stays, and the task tries
+   again.
+
+   Of each entry a watch keeps a print: a hash of its bytes, 48 bits under a seed
+   that nobody else knows, and how many they are. An entry of the next answer
+   with the print that is expected at its place is that entry again, and is not
+   read. Of changes, one in 10^14 would be overlooked so, until the next read
+   with index 0 (resync_ms), which reads everything. With SDC_NO_FAST_PATH all
+   answers are read so.
 
 
    VERSION
@@ -302,7 +311,7 @@
    SDCONSUL_IMPLEMENTATION   the bodies too; in exactly one file
    SDC_API                   how public functions are declared     (extern)
    SDC_ASSERT(condition)     caller's mistakes; NDEBUG silences    (assert)
-   SDC_NO_FAST_PATH          the decoder of entries learns nothing
+   SDC_NO_FAST_PATH          the decoder of entries learns nothing, knows none
    SDC_NO_SIMD               plain words instead of SSE2 or NEON
    ------------------------------------------------------------------------- */
 #ifndef SDC_API
@@ -3387,7 +3396,7 @@ static void sdci_entry_strings(const sdc_entries *e, sdc_instance *out)
 
    That is sound but for the hash: what leads from the end of one entry to the end of the next one
    is those bytes alone. The hash has 48 bits and a secret seed: of entries that did change, one in
-   10^14 would be taken for what it was before. */
+   10^14 would be taken for what it was before, until a read in which nothing counts as known. */
 
 #define SDCI_PRINT_LEN 0xFFFFu      /* the bits of the length; the hash is in the others */
 
@@ -11657,6 +11666,7 @@ typedef struct sdci_reading {
     sdci_list list;
     size_t max_instances;
     uint64_t seed;              /* of prints; not another one as long as a cache lives */
+    bool reads_all;             /* also what is known */
     uint64_t num_skipped;
     uint64_t first_skipped;     /* number of the first entry that was left out, and why */
     const char *why_skipped;
@@ -11735,7 +11745,7 @@ static void sdci_reading_tell_known(const sdci_reading *reading, sdci_known *kno
     if (old != NULL) {
         known->fn = sdci_reading_on_known;
         known->prints = old->prints;
-        known->num = old->pub.num_instances;
+        known->num = reading->reads_all ? 0 : old->pub.num_instances;
         known->seed = reading->seed;
     }
 }
@@ -12010,6 +12020,7 @@ static void sdci_instancer_ask(sdc_instancer *i)
     sdci_bucket_take(&i->bucket);
     sdci_reading_init(&i->reading, task->client, &i->query, i->cache);
     i->reading.seed = i->seed;
+    i->reading.reads_all = i->read == SDCI_READ_FIRST;
     sdci_request request = sdci_query_request(&i->query, task->client, &task->call.request, index,
                                               wait_ms);
     sdci_task_start(task, &request, "GET", sdci_query_timeout_ms(task->client, index, wait_ms),
