@@ -287,10 +287,10 @@
    memory is an error like others: the last good state stays, and the task tries
    again.
 
-   Of each entry a watch keeps a print: a hash of its bytes, 48 bits under a seed
-   that nobody else knows, and how many they are. An entry of the next answer
-   with the print that is expected at its place is that entry again, and is not
-   read. Of changes, one in 10^14 would be overlooked so, until the next read
+   Of each entry a watch keeps a print: a hash of its bytes, 48 bits under a
+   seed that nobody else knows, and how many they are. An entry of the next
+   answer with the print that is expected at its place is that entry again, and
+   is not read. Of changes, one in 10^14 would be overlooked so, until the next read
    with index 0 (resync_ms), which reads everything. With SDC_NO_FAST_PATH all
    answers are read so.
 
@@ -4539,7 +4539,8 @@ static void sdci_gap_fill(const sdc_entries *e, sdci_gap *gap, size_t len, bool 
     memcpy(gap->bytes, e->gaps->from, len);
 }
 
-/* The gap up to p has just been walked over: looks it up, and learns it if it is new. */
+/* The gap up to p has just been walked over: looks it up, and learns it if it is new. A table that
+   does not help in the long run is full of what does not come again, and is cleared. */
 SDCI_NOINLINE static void sdci_gap_look_up(sdc_entries *e, const char *p, bool is_string)
 {
     sdci_gaps *gaps = e->gaps;
@@ -4568,8 +4569,7 @@ SDCI_NOINLINE static void sdci_gap_look_up(sdc_entries *e, const char *p, bool i
     e->gap = slot;
 }
 
-/* The general decoder has walked to a scalar at p. A table that does not help in the long run is full
-   of what does not come again, and is cleared. */
+/* The general decoder has walked to a scalar at p. */
 SDCI_NOINLINE static void sdci_gap_missed(sdc_entries *e, const char *p, bool is_string)
 {
     sdci_gaps *gaps = e->gaps;
