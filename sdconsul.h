@@ -3416,36 +3416,6 @@ static uint64_t sdci_entry_print(const sdc_entries *e, const char *at)
     return sdci_print(e->entry_from, len, e->known.seed);
 }
 
-/* The length of the entry from p on if it is the one that is expected; else 0. */
-static size_t sdci_known_len(const sdc_entries *e, const char *p)
-{
-    const sdci_known *known = &e->known;
-    uint64_t print = known->next < known->num ? known->prints[known->next] : 0;
-    size_t len = (size_t)(print & SDCI_PRINT_LEN);
-    bool is_first = e->at.expect == SDCI_EXPECT_FIRST_ITEM;
-
-    if (len == 0 || len > (size_t)(e->limit - p) || *p != (is_first ? '{' : ',')) {
-        return 0;
-    }
-    return sdci_print(p, len, known->seed) == print ? len : 0;
-}
-
-/* From the end of an entry, or the beginning of the list, over all that are as they were. */
-static const char *sdci_entries_skip_known(sdc_entries *e, const char *p)
-{
-    for (size_t len = sdci_known_len(e, p); len > 0; len = sdci_known_len(e, p)) {
-        p += len;
-        sdc_err err = e->known.fn(e->user, e->known.next);
-        if (err != SDC_OK) {
-            return sdci_entries_fail(e, p - 1, err, NULL);
-        }
-        e->num_entries++;
-        e->at.expect = SDCI_EXPECT_NEXT;
-        e->entry_from = p;
-    }
-    return p;
-}
-
 static void sdci_entry_emit(sdc_entries *e, sdci_field address, const char *at)
 {
     sdc_instance *out = &e->out;
@@ -3706,7 +3676,48 @@ static void sdci_begin_walk(sdc_entries *e, const char *p)
     }
 }
 
-/* Both stand behind the general decoder, which calls them. */
+/* -- Over known entries -- */
+
+/* The length of the entry from p on if it is the one that is expected; else 0. */
+static size_t sdci_known_len(const sdc_entries *e, const char *p)
+{
+    const sdci_known *known = &e->known;
+    uint64_t print = known->next < known->num ? known->prints[known->next] : 0;
+    size_t len = (size_t)(print & SDCI_PRINT_LEN);
+    bool is_first = e->at.expect == SDCI_EXPECT_FIRST_ITEM;
+
+    if (len == 0 || len > (size_t)(e->limit - p) || *p != (is_first ? '{' : ',')) {
+        return 0;
+    }
+    return sdci_print(p, len, known->seed) == print ? len : 0;
+}
+
+/* From the end of an entry, or the beginning of the list, over all that are as they were. NULL: a
+   fault. */
+static const char *sdci_entries_skip_known(sdc_entries *e, const char *p)
+{
+    const char *from = p;
+
+    for (size_t len = sdci_known_len(e, p); len > 0; len = sdci_known_len(e, p)) {
+        p += len;
+        sdc_err err = e->known.fn(e->user, e->known.next);
+        if (err != SDC_OK) {
+            return sdci_entries_fail(e, p - 1, err, NULL);
+        }
+        e->num_entries++;
+        e->at.expect = SDCI_EXPECT_NEXT;
+        e->entry_from = p;
+    }
+    if (p != from) {
+        e->gap = 0;
+        sdci_begin_walk(e, p);
+    }
+    return p;
+}
+
+/* -- What the general decoder calls of the fast path -- */
+
+/* Both stand behind it. */
 static void sdci_gap_missed(sdc_entries *e, const char *p, bool is_string);
 static const char *sdci_entries_shortcut(sdc_entries *e, const char *p, const char *end);
 
@@ -4406,11 +4417,7 @@ static const char *sdci_entries_tokens(sdc_entries *e, const char *p, const char
     }
     while (p != NULL && e->mode == SDCI_BETWEEN) {
         if (p == e->entry_from && e->known.num > 0) {
-            const char *from = p;
             p = sdci_entries_skip_known(e, p);
-            if (p != NULL && p != from) {
-                sdci_begin_walk(e, p);
-            }
         }
         if (p == NULL || p >= e->stop) {
             return p;
@@ -4625,9 +4632,19 @@ static SDCI_INLINE sdci_gap *sdci_gap_guess(sdci_gap *last, const char *p)
     return first != NULL && sdci_gap_fits(first, p) ? first : sdci_gap_other(last, p);
 }
 
+/* From behind an entry that a gap ended over the next ones, as far as they are known. */
+static const char *sdci_shortcut_known(sdc_entries *e, const char *p)
+{
+    memset(&e->at, 0, sizeof e->at);
+    e->at.place = SDCI_AT_LIST;
+    e->at.expect = SDCI_EXPECT_NEXT;
+    return sdci_entries_skip_known(e, p);
+}
+
 /* Does what the general decoder did on its walk over this gap. Along the shortcut `at` is not kept
-   up: nothing that is called from here may look at it. */
-static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
+   up: nothing that is called from here may look at it. Answers p; or where an entry ended and the
+   next ones are known, the byte behind those; NULL: a fault. */
+static const char *sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
 {
     for (uint32_t i = 0; i < gap->num_actions; i++) {
         uint8_t action = gap->actions[i];
@@ -4640,6 +4657,14 @@ static void sdci_gap_apply(sdc_entries *e, const sdci_gap *gap, const char *p)
     if (gap->key_at != 0) {
         e->key = sdci_entry_keep(e, p + gap->key_at, gap->key_len);
     }
+    if (e->fault.code != SDC_OK) {
+        return NULL;
+    }
+    if (gap->end_at != 0 && e->known.num > 0) {
+        const char *known = sdci_shortcut_known(e, p + gap->end_at);
+        return known != p + gap->end_at ? known : p;
+    }
+    return p;
 }
 
 /* A string that nobody wants, of which all up to p is plain. Answers the byte behind it; NULL: it
@@ -4854,25 +4879,6 @@ static const char *sdci_shortcut_leave(sdc_entries *e, const sdci_gap *gap, cons
     return p;
 }
 
-/* At *p stands a gap in which an entry ends. True: the next ones are known, and *p is behind them,
-   or NULL. */
-static bool sdci_shortcut_known(sdc_entries *e, const char **p, size_t end_at)
-{
-    const char *from = *p + end_at;
-
-    memset(&e->at, 0, sizeof e->at);
-    e->at.place = SDCI_AT_LIST;
-    e->at.expect = SDCI_EXPECT_NEXT;
-    const char *to = sdci_entries_skip_known(e, from);
-    if (to == from) {
-        return false;
-    }
-    e->gap = 0;
-    sdci_begin_walk(e, to);
-    *p = to;
-    return true;
-}
-
 /* From the end of a scalar on over known gaps and the scalars behind them, as far as they reach.
    Leaves the decoder where the general one goes on. Apart from it, so that this one loop has the
    registers to itself. */
@@ -4892,12 +4898,9 @@ SDCI_NOINLINE static const char *sdci_entries_shortcut(sdc_entries *e, const cha
         sdci_gap *last = gap;
         gap = found;
         if (gap->has_effects) {
-            sdci_gap_apply(e, gap, p);
-            if (e->fault.code != SDC_OK) {
-                return NULL;
-            }
-            if (gap->end_at != 0 && e->known.num > 0 && sdci_shortcut_known(e, &p, gap->end_at)) {
-                return p;
+            const char *behind = sdci_gap_apply(e, gap, p);
+            if (behind != p) {
+                return behind;
             }
         }
         p += gap->len;
