@@ -2648,6 +2648,7 @@ void sdc_json_destroy(sdc_json *json)
    The general decoder reads anything (from "Containers and names" to "Tokens").
    Over it lies a shortcut for what comes again and again, learned while
    decoding (from "Learning gaps" on); the page at "Gaps" says why that is sound.
+   A watch need not even read the entries that it knows (see "Known entries").
    Consul docs: api-docs/health#list-service-instances.
    ------------------------------------------------------------------------- */
 
@@ -2749,7 +2750,8 @@ typedef sdc_err (*sdci_known_fn)(void *user, size_t nth);
 typedef struct sdci_known {
     sdci_known_fn fn;           /* NULL: nothing, and it will not be asked for */
     const uint64_t *prints;     /* of the entries of that answer, in its order */
-    size_t num, next;           /* next: the one that may come now */
+    size_t num;
+    size_t next;                /* the one that may come now: both callbacks set it */
     uint64_t seed;
 } sdci_known;
 
@@ -2763,7 +2765,7 @@ struct sdc_entries {
     sdci_fault fault;
     const char *window;                 /* the bytes being read */
     const char *stop;                   /* no token begins here or later */
-    const char *limit;                  /* here the bytes end that were fed so far */
+    const char *limit;                  /* here the bytes end: known entries may reach so far */
     uint64_t offset;                    /* how many bytes came before the window */
     sdci_where at;
     sdci_gaps *gaps;                    /* lent for a feed, or own; NULL: nothing is learned */
@@ -2786,7 +2788,8 @@ struct sdc_entries {
     sdc_instance out;                   /* that one; each writes all its members */
     uint64_t num_entries, num_skipped;
     sdci_known known;
-    const char *entry_from;             /* in the window: behind the entry before; or NULL */
+    const char *entry_from;             /* in the window: where an entry may begin, comma included;
+                                           NULL once that is unknown */
     uint64_t print;                     /* of the entry that is emitted; 0: none */
     sdci_span fields[SDCI_NUM_FIELDS];
     uint16_t numbers[SDCI_NUM_NUMBERS];
@@ -3656,23 +3659,16 @@ static void sdci_forget_walk(sdc_entries *e)
     }
 }
 
-/* A walk begins: at the end of a scalar, or where a window begins. While misses are rare each walk
-   is noted; where they go on and on, only now and then. */
+/* A walk begins: at the end of a scalar, or where a window begins. */
 static void sdci_begin_walk(sdc_entries *e, const char *p)
 {
-    sdci_gaps *gaps = e->gaps;
-
-    if (gaps == NULL) {
-        return;
-    }
-    gaps->from = NULL;
-    if (gaps->num_misses < SDCI_GAP_PATIENCE / 32 || gaps->num_misses % 32 == 0) {
-        gaps->from = p;
-        gaps->walk.before = e->at;
-        gaps->walk.num_actions = 0;
-        gaps->walk.end_at = 0;
-        gaps->walk.key_at = 0;
-        gaps->walk.key_len = 0;
+    if (e->gaps != NULL) {
+        e->gaps->from = p;
+        e->gaps->walk.before = e->at;
+        e->gaps->walk.num_actions = 0;
+        e->gaps->walk.end_at = 0;
+        e->gaps->walk.key_at = 0;
+        e->gaps->walk.key_len = 0;
     }
 }
 
@@ -3766,6 +3762,7 @@ static void sdci_entries_wrong(sdc_entries *e)
     sdci_forget_walk(e);
     if (sdci_entries_place(e) == SDCI_AT_LIST) {
         sdci_entries_leave_out(e, "not an object");
+        e->entry_from = NULL;           /* it counts anew each time, so it is in no print */
     } else {
         sdci_entry_bad(e, why[sdci_entries_member(e)->type]);
     }
@@ -4407,7 +4404,8 @@ static const char *sdci_entries_token(sdc_entries *e, const char *p, const char 
     return sdci_entries_fail(e, p, SDC_ERR_JSON, "more bytes after the value");
 }
 
-/* As many tokens as begin before `stop`. */
+/* As many tokens as begin before `stop`, and known entries between them. The shortcut would go over
+   the list's bracket without noting that an entry may begin there. */
 static const char *sdci_entries_tokens(sdc_entries *e, const char *p, const char *end)
 {
     bool is_at_known = e->known.fn != NULL && (p == e->entry_from || e->at.place == SDCI_AT_TOP);
@@ -4576,13 +4574,13 @@ SDCI_NOINLINE static void sdci_gap_look_up(sdc_entries *e, const char *p, bool i
     e->gap = slot;
 }
 
-/* The general decoder has walked to a scalar at p. */
+/* The general decoder has walked to a scalar at p, which the shortcut did not reach: a miss. While
+   these are rare each gap is looked up; where they go on and on, only now and then. */
 SDCI_NOINLINE static void sdci_gap_missed(sdc_entries *e, const char *p, bool is_string)
 {
-    sdci_gaps *gaps = e->gaps;
+    uint32_t num = ++e->gaps->num_misses;
 
-    gaps->num_misses++;
-    if (gaps->from != NULL) {
+    if (e->gaps->from != NULL && (num < SDCI_GAP_PATIENCE / 32 || num % 32 == 0)) {
         sdci_gap_look_up(e, p, is_string);
     } else {
         e->gap = 0;
@@ -4632,7 +4630,8 @@ static SDCI_INLINE sdci_gap *sdci_gap_guess(sdci_gap *last, const char *p)
     return first != NULL && sdci_gap_fits(first, p) ? first : sdci_gap_other(last, p);
 }
 
-/* From behind an entry that a gap ended over the next ones, as far as they are known. */
+/* From behind an entry that a gap ended over the next ones, as far as they are known. What the gap
+   did behind that entry already, the next one does again. */
 static const char *sdci_shortcut_known(sdc_entries *e, const char *p)
 {
     memset(&e->at, 0, sizeof e->at);
@@ -8421,8 +8420,8 @@ sdc_err sdc_step(sdc_task *task, int timeout_ms)
 /* ---- cache ------------------------------------------------- [sdc:cache] --
    Events and who hears of them. An event is one block of memory: its head, the
    texts and arrays that its instances point to, the instances, and where each
-   one stood in the body that it is made of. Nothing in it that a program can
-   see ever changes, so threads share it by a count alone.
+   one stood in the body that it is made of, with the print of its entry. Nothing
+   in it that a program can see ever changes, so threads share it by a count alone.
 
    A list is compared with the newest event while it is gathered, each instance
    with the one that stood at the same place of the last body. As long as they
@@ -9042,7 +9041,8 @@ static void sdci_list_add_known(sdci_list *list, size_t nth)
     sdci_list_note(list, list->old->order[nth], list->old->prints[nth]);
 }
 
-/* `print`: of the entry that it was made of, or 0. */
+/* `print`: of the entry that it was made of, or 0. An equal instance keeps it in the old event,
+   where the cache alone looks for it. */
 static void sdci_list_add(sdci_list *list, const sdc_instance *in, uint64_t print)
 {
     uint32_t from = 0;
@@ -9859,7 +9859,7 @@ static uint64_t sdci_cache_clock(sdc_cache *cache, uint64_t now_ms)
 }
 
 /* The event for a list that may differ from the current one. NULL with SDC_OK: it does not, and the
-   order of the body is written down for the next one. */
+   order of the body, and its prints, are written down for the next one. */
 static sdci_event *sdci_cache_event(sdc_cache *cache, sdci_list *list, sdc_err *err)
 {
     const sdc_event *current = cache->current;
@@ -12023,7 +12023,7 @@ static void sdci_instancer_ask(sdc_instancer *i)
     sdci_bucket_take(&i->bucket);
     sdci_reading_init(&i->reading, task->client, &i->query, i->cache);
     i->reading.seed = i->seed;
-    i->reading.reads_all = i->read == SDCI_READ_FIRST;
+    i->reading.reads_all = index == 0;
     sdci_request request = sdci_query_request(&i->query, task->client, &task->call.request, index,
                                               wait_ms);
     sdci_task_start(task, &request, "GET", sdci_query_timeout_ms(task->client, index, wait_ms),
@@ -12319,7 +12319,7 @@ sdc_err sdc_instancer_create(sdc_client *client, const sdc_instancer_desc *desc,
     }
     sdci_task_init(&i->task, client, &sdci_instancer_ops);
     i->query = query;
-    i->seed = i->task.random.state;
+    i->seed = client->io.random(client->io.user);
     i->cache = cache;
     i->cache->mute = &i->task.is_stopping;
     i->cache->keeps_spare = true;

@@ -122,6 +122,7 @@ static void known_write(known_story *s)
     known_put(s, "[", 0, 0);
     for (size_t i = 0; i < s->num; i++) {
         known_put(s, i == 0 ? "" : s->versions[i] % 7 == 6 ? " ,\n" : ",", 0, 0);
+        known_put(s, s->versions[i] % 13 == 4 ? "null,[%u]," : "", s->ids[i], 0);
         known_put_entry(s, s->ids[i], s->versions[i]);
     }
     known_put(s, "]", 0, 0);
