@@ -6,6 +6,7 @@
 #include "../sdconsul.h"
 
 #include "agent/server.h"
+#include "support/rig.h"
 #include "support/script.h"
 #include "support/test.h"
 #include "support/world.h"
@@ -362,16 +363,6 @@ static sdc_client *io_client_of(uint16_t port, const sdc_io *io)
     return client;
 }
 
-static sdc_instancer *io_watch_of(sdc_client *client)
-{
-    sdc_instancer *instancer = NULL;
-    sdc_instancer_desc desc;
-    memset(&desc, 0, sizeof desc);
-    desc.query.service = "web";
-    CHECK_ERR(sdc_instancer_create(client, &desc, &instancer, NULL), SDC_OK);
-    return instancer;
-}
-
 /* A registration whose body has about two million bytes. */
 typedef struct io_large {
     sdc_registration registration;
@@ -427,7 +418,7 @@ static void test_io_descriptors_are_few_and_end_with_exec(void)
     io_before = io_look();
     io_num_waits = 0;
     sdc_client *client = io_client_of(port, &io);
-    sdc_instancer *instancer = io_watch_of(client);
+    sdc_instancer *instancer = rig_watch_of(client);
     sdc_task *task = sdc_instancer_task(instancer);
     CHECK_INT(io_look().num, io_before.num);        /* nothing before the first step */
     CHECK_ERR(sdc_step(task, 20), SDC_AGAIN);
@@ -449,7 +440,7 @@ static void test_23_destroy_closes_the_descriptor(void)
     int listener = io_listen(&port);
     io_fds before = io_look();
     sdc_client *client = io_client_of(port, NULL);
-    sdc_instancer *instancer = io_watch_of(client);
+    sdc_instancer *instancer = rig_watch_of(client);
     CHECK_ERR(sdc_step(sdc_instancer_task(instancer), 20), SDC_AGAIN);
     CHECK_INT(io_look().num, before.num + 1);
     uint64_t from_ms = io_now();
@@ -940,7 +931,7 @@ static void test_io_name_that_does_not_resolve(void)
     snprintf(address + 70, sizeof address - 70, ".invalid:8500");
     sdc_client *client = io_client_of_name(address);
     REQUIRE(client != NULL);
-    sdc_instancer *instancer = io_watch_of(client);
+    sdc_instancer *instancer = rig_watch_of(client);
     sdc_task *task = sdc_instancer_task(instancer);
     CHECK_ERR(sdc_step(task, 1000), SDC_ERR_RESOLVE);
     sdc_task_error(task, &error);
@@ -956,7 +947,7 @@ static void test_io_name_in_a_step_that_may_not_block(void)
     sdc_error error;
     sdc_client *client = io_client_of_name("consul.service.example:8500");
     REQUIRE(client != NULL);
-    sdc_instancer *instancer = io_watch_of(client);
+    sdc_instancer *instancer = rig_watch_of(client);
     sdc_task *task = sdc_instancer_task(instancer);
     CHECK_ERR(sdc_step(task, 0), SDC_ERR_RESOLVE);
     sdc_task_error(task, &error);

@@ -81,6 +81,16 @@ static const world_drive registrar_drives[] = {
 };
 static const char *const registrar_drive_names[] = { "blocking", "level", "edge" };
 
+/* registrar_begin for the nth of these drives. */
+static bool registrar_begin_driven(rig *r, size_t nth)
+{
+    world_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.drive = registrar_drives[nth];
+    test_note("%s", registrar_drive_names[nth]);
+    return registrar_begin(r, &desc);
+}
+
 /* Further steps of the list that begins so. */
 static void registrar_on(rig *r, const char *start)
 {
@@ -736,11 +746,7 @@ static void test_set_before_the_registration(void)
 {
     for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
         rig r;
-        world_desc desc;
-        memset(&desc, 0, sizeof desc);
-        desc.drive = registrar_drives[i];
-        test_note("%s", registrar_drive_names[i]);
-        REQUIRE(registrar_begin(&r, &desc));
+        REQUIRE(registrar_begin_driven(&r, i));
         REQUIRE(rig_register(&r, NULL));
         CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, true, ""), SDC_OK);
         CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_CRITICAL, "c"), SDC_OK);
@@ -759,11 +765,7 @@ static void test_set_during_a_beat(void)
 {
     for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
         rig r;
-        world_desc desc;
-        memset(&desc, 0, sizeof desc);
-        desc.drive = registrar_drives[i];
-        test_note("%s", registrar_drive_names[i]);
-        REQUIRE(registrar_begin(&r, &desc));
+        REQUIRE(registrar_begin_driven(&r, i));
         registrar_on(&r, REGISTRAR_UPDATE);
         script_delay(r.script, 1000);
         script_ok(r.script);
@@ -964,11 +966,7 @@ static void test_stop_is_done_at_once_in_every_loop(void)
 {
     for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
         rig r;
-        world_desc desc;
-        memset(&desc, 0, sizeof desc);
-        desc.drive = registrar_drives[i];
-        test_note("%s", registrar_drive_names[i]);
-        REQUIRE(registrar_begin(&r, &desc));
+        REQUIRE(registrar_begin_driven(&r, i));
         REQUIRE(rig_register(&r, NULL));
         rig_run(&r, 10000);
         CHECK_ERR(rig_stop(&r), SDC_STOPPED);
@@ -994,11 +992,7 @@ static void test_stop_takes_back_an_unanswered_registration(void)
 {
     for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
         rig r;
-        world_desc desc;
-        memset(&desc, 0, sizeof desc);
-        desc.drive = registrar_drives[i];
-        test_note("%s", registrar_drive_names[i]);
-        REQUIRE(registrar_begin(&r, &desc));
+        REQUIRE(registrar_begin_driven(&r, i));
         registrar_on(&r, REGISTRAR_REGISTER);
         script_hang(r.script);
         REQUIRE(rig_register(&r, NULL));
@@ -1015,11 +1009,7 @@ static void test_stop_drops_the_running_exchange(void)
 {
     for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
         rig r;
-        world_desc desc;
-        memset(&desc, 0, sizeof desc);
-        desc.drive = registrar_drives[i];
-        test_note("%s", registrar_drive_names[i]);
-        REQUIRE(registrar_begin(&r, &desc));
+        REQUIRE(registrar_begin_driven(&r, i));
         registrar_on(&r, REGISTRAR_UPDATE);
         script_hang(r.script);
         REQUIRE(rig_register(&r, NULL));
@@ -1129,11 +1119,7 @@ static void test_84_stop_tries_again(void)
 {
     for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
         rig r;
-        world_desc desc;
-        memset(&desc, 0, sizeof desc);
-        desc.drive = registrar_drives[i];
-        test_note("%s", registrar_drive_names[i]);
-        REQUIRE(registrar_begin(&r, &desc));
+        REQUIRE(registrar_begin_driven(&r, i));
         registrar_on(&r, REGISTRAR_DEREGISTER);
         script_reset(r.script);
         script_error(r.script, 500, "No cluster leader");

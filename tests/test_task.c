@@ -1401,16 +1401,6 @@ static sdc_client *task_hooks_client(task_hooks *hooks, sdc_io *io)
     return client;
 }
 
-static sdc_instancer *task_hooks_watch(sdc_client *client)
-{
-    sdc_instancer *instancer = NULL;
-    sdc_instancer_desc desc;
-    memset(&desc, 0, sizeof desc);
-    desc.query.service = "web";
-    CHECK_ERR(sdc_instancer_create(client, &desc, &instancer, NULL), SDC_OK);
-    return instancer;
-}
-
 /* Fills the stack with something else than zero, so that what nobody wrote is seen. */
 static unsigned task_dirty_stack(void)
 {
@@ -1452,7 +1442,7 @@ static void test_task_error_of_a_hook_is_settled(void)
         sdc_error error;
         test_note("mode %d", mode);
         sdc_client *client = task_hooks_client(&hooks, &io);
-        sdc_instancer *instancer = task_hooks_watch(client);
+        sdc_instancer *instancer = rig_watch_of(client);
         REQUIRE(instancer != NULL);
         sdc_err expected = mode <= TASK_OPEN_SAYS_NOTHING ? SDC_ERR_TLS : SDC_ERR_IO;
         CHECK(task_dirty_stack() > 0);
@@ -1474,7 +1464,7 @@ static void test_task_wants_what_a_write_waits_for(void)
     task_hooks hooks = { TASK_WRITE_WANTS_READABLE, 0 };
     sdc_io io;
     sdc_client *client = task_hooks_client(&hooks, &io);
-    sdc_instancer *instancer = task_hooks_watch(client);
+    sdc_instancer *instancer = rig_watch_of(client);
     REQUIRE(instancer != NULL);
     CHECK_ERR(sdc_step(sdc_instancer_task(instancer), 0), SDC_AGAIN);
     sdc_wants wants = sdc_task_wants(sdc_instancer_task(instancer));
@@ -1484,7 +1474,7 @@ static void test_task_wants_what_a_write_waits_for(void)
     sdc_instancer_destroy(instancer);
     /* one that waits for a moment keeps it, beside the descriptor of the read */
     hooks.mode = TASK_WRITE_WANTS_TIME;
-    instancer = task_hooks_watch(client);
+    instancer = rig_watch_of(client);
     REQUIRE(instancer != NULL);
     CHECK_ERR(sdc_step(sdc_instancer_task(instancer), 0), SDC_AGAIN);
     wants = sdc_task_wants(sdc_instancer_task(instancer));

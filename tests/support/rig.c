@@ -102,6 +102,16 @@ bool rig_watch(rig *r, const sdc_instancer_desc *desc)
     return err == SDC_OK;
 }
 
+sdc_instancer *rig_watch_of(sdc_client *client)
+{
+    sdc_instancer *instancer = NULL;
+    sdc_instancer_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.query.service = "web";
+    CHECK_ERR(sdc_instancer_create(client, &desc, &instancer, NULL), SDC_OK);
+    return instancer;
+}
+
 bool rig_register(rig *r, const sdc_registrar_desc *desc)
 {
     sdc_check check;

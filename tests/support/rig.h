@@ -49,6 +49,8 @@ void rig_deinit(rig *r);            /* what the test has destroyed itself is NUL
 
 /* desc may be NULL: all zero. A missing service name becomes "web". */
 bool rig_watch(rig *r, const sdc_instancer_desc *desc);
+/* A watch of the service web by a client of the test's own, which the test destroys. */
+sdc_instancer *rig_watch_of(sdc_client *client);
 /* desc may be NULL: the service web, id web-1, 10.9.0.1:8000, with a TTL check of 10 s. */
 bool rig_register(rig *r, const sdc_registrar_desc *desc);
 
