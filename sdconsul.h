@@ -1163,6 +1163,11 @@ static uint64_t sdci_fold(uint64_t a, uint64_t b)
 
 /* Three ways to the same answers: SSE2, NEON, and words of eight bytes for everything else.
    SDC_NO_SIMD takes the last one everywhere. */
+
+/* How many of 32 bytes sdci_wide_same compares: with SSE2 a mask of those that it does not, else
+   their number. All 32 may be read. */
+typedef uint32_t sdci_wide;
+
 #if defined(__SSE2__) && !defined(SDC_NO_SIMD)
 #include <emmintrin.h>
 #define SDCI_LANE 16u
@@ -1192,10 +1197,6 @@ static uint32_t sdci_lane_equal(const char *a, const char *b)
 
     return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(x, y));
 }
-
-/* How many of 32 bytes sdci_wide_same compares: here as a mask of those that it does not, elsewhere
-   as their number. All 32 may be read. */
-typedef uint32_t sdci_wide;
 
 /* The first n, from 1 to 32. */
 static sdci_wide sdci_wide_of(size_t n)
@@ -1252,8 +1253,6 @@ static bool sdci_lane_same(const char *a, const char *b, size_t n)
 
     return (~sdci_lane_narrow(equal) & (~(uint64_t)0 >> (64 - 4 * n))) == 0;
 }
-
-typedef uint32_t sdci_wide;
 
 static sdci_wide sdci_wide_of(size_t n)
 {
@@ -1312,8 +1311,6 @@ static size_t sdci_lane_first(sdci_lane_bits special)
 {
     return SDCI_FIRST_BYTE(special);
 }
-
-typedef uint32_t sdci_wide;
 
 static sdci_wide sdci_wide_of(size_t n)
 {
@@ -1479,9 +1476,10 @@ static int sdci_hex(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+/* JSON's white space (RFC 8259, 2), and what is trimmed from settings. */
 static bool sdci_is_space(char c)
 {
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
 }
 
 static sdci_str sdci_trim(sdci_str s)
@@ -1564,7 +1562,7 @@ static SDCI_INLINE sdci_lanes sdci_hash_block(sdci_lanes lanes, const char bytes
     return lanes;
 }
 
-/* A hash for comparing with others of the same length and seed, which nobody else knows. */
+/* A hash of bytes; to compare by it alone takes a seed that nobody else knows. */
 static uint64_t sdci_hash(const char *p, size_t len, uint64_t seed)
 {
     sdci_lanes lanes = { seed, seed + 1, seed + 2, seed + 3 };
@@ -2435,11 +2433,6 @@ static void sdci_json_in_literal(sdc_json *json, char c)
 
 /* -- Between tokens -- */
 
-static bool sdci_json_is_space(char c)
-{
-    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
-}
-
 /* First character of a value. A number's stays, so that its whole text is one run. */
 static const char *sdci_json_begin_value(sdc_json *json, const char *p)
 {
@@ -2489,7 +2482,7 @@ static const char *sdci_json_between(sdc_json *json, const char *p)
 {
     char c = *p;
 
-    if (sdci_json_is_space(c)) {
+    if (sdci_is_space(c)) {
         return p + 1;
     }
     json->token_at = json->at;
@@ -3565,7 +3558,7 @@ typedef char sdci_gap_has_room[SDCI_GAP_FULL < SDCI_GAP_SLOTS && SDCI_GAP_BYTES 
 
 /* The scalar behind a gap, as far as the shortcut knows what to do with it. */
 typedef enum sdci_follows {
-    SDCI_SKIPPED_TEXT, SDCI_FIELD_TEXT, SDCI_TAG_TEXT, SDCI_META_TEXT,
+    SDCI_SKIPPED_TEXT, SDCI_FIELD_TEXT, SDCI_LISTED_TEXT,
     SDCI_SKIPPED_NUMBER,        /* or true, false, null */
     SDCI_WANTED_NUMBER,
     SDCI_TRIED_SCALAR,          /* skipped, and perhaps always the same */
@@ -4244,7 +4237,7 @@ static const char *sdci_entries_number(sdc_entries *e, const char *p, const char
 
 static const char *sdci_skip_space(const char *p, const char *stop)
 {
-    while (p < stop && sdci_json_is_space(*p)) {
+    while (p < stop && sdci_is_space(*p)) {
         p++;
     }
     return p;
@@ -4342,7 +4335,7 @@ static SDCI_INLINE const char *sdci_entries_begin_key(sdc_entries *e, const char
         return close + 1;
     }
     e->at.expect = SDCI_EXPECT_VALUE;
-    return sdci_json_is_space(close[2]) ? close + 2 : sdci_entries_begin_value(e, close + 2, end);
+    return sdci_is_space(close[2]) ? close + 2 : sdci_entries_begin_value(e, close + 2, end);
 }
 
 static const char *sdci_entries_key(sdc_entries *e, const char *p, const char *end)
@@ -4420,7 +4413,7 @@ static const char *sdci_entries_tokens(sdc_entries *e, const char *p, const char
         if (p == NULL || p >= e->stop) {
             return p;
         }
-        p = sdci_json_is_space(*p) ? sdci_skip_space(p, e->stop) : sdci_entries_token(e, p, end);
+        p = sdci_is_space(*p) ? sdci_skip_space(p, e->stop) : sdci_entries_token(e, p, end);
     }
     return p;
 }
@@ -4469,8 +4462,7 @@ static uint32_t sdci_gap_hash(const char *bytes, size_t len)
     } else {
         memcpy(&first, bytes, len);
     }
-    first = (first ^ len) * 0x9E3779B97F4A7C15u + last;
-    return (uint32_t)((first * 0x9E3779B97F4A7C15u) >> 40);
+    return (uint32_t)sdci_fold(first ^ len, last ^ 0x9E3779B97F4A7C15u);
 }
 
 /* The slot of this gap, or a free one. Never 0. */
@@ -4508,8 +4500,8 @@ static sdci_follows sdci_gap_follows(const sdci_member *member, bool is_string)
     switch (member->type) {
     case SDCI_SKIP:   return SDCI_TRIED_SCALAR;
     case SDCI_STRING: return is_string ? SDCI_FIELD_TEXT : SDCI_OTHER_SCALAR;
-    case SDCI_TAG:    return is_string ? SDCI_TAG_TEXT : SDCI_OTHER_SCALAR;
-    case SDCI_META:   return is_string ? SDCI_META_TEXT : SDCI_OTHER_SCALAR;
+    case SDCI_TAG:
+    case SDCI_META:   return is_string ? SDCI_LISTED_TEXT : SDCI_OTHER_SCALAR;
     case SDCI_UINT16: return is_string ? SDCI_OTHER_SCALAR : SDCI_WANTED_NUMBER;
     case SDCI_BOOL:
     case SDCI_OBJECT:
@@ -4701,25 +4693,16 @@ static SDCI_INLINE const char *sdci_quick_text(sdc_entries *e, sdci_span *text, 
     return close + 1;
 }
 
-/* The same, the next tag of a service. */
-SDCI_NOINLINE static const char *sdci_quick_tag(sdc_entries *e, const char *p, const char *end)
+/* The same for one of several: a tag, or the value of a meta pair. */
+SDCI_NOINLINE static const char *sdci_quick_listed(sdc_entries *e, const sdci_gap *gap,
+                                                   const char *p, const char *end)
 {
     sdci_span text;
     const char *behind = sdci_quick_text(e, &text, p, end);
 
-    if (behind != NULL) {
+    if (behind != NULL && gap->member->type == SDCI_TAG) {
         sdci_entries_take_tag(e, text);
-    }
-    return behind;
-}
-
-/* The same, the value of a meta pair. */
-SDCI_NOINLINE static const char *sdci_quick_meta(sdc_entries *e, const char *p, const char *end)
-{
-    sdci_span text;
-    const char *behind = sdci_quick_text(e, &text, p, end);
-
-    if (behind != NULL) {
+    } else if (behind != NULL) {
         sdci_entries_take_meta(e, text);
     }
     return behind;
@@ -4855,8 +4838,7 @@ static SDCI_INLINE const char *sdci_quick_scalar(sdc_entries *e, sdci_gap *last,
     switch ((sdci_follows)gap->follows) {
     case SDCI_SKIPPED_TEXT:   return sdci_skip_text(p, end);
     case SDCI_FIELD_TEXT:     return sdci_quick_text(e, &e->fields[gap->target], p, end);
-    case SDCI_TAG_TEXT:       return sdci_quick_tag(e, p, end);
-    case SDCI_META_TEXT:      return sdci_quick_meta(e, p, end);
+    case SDCI_LISTED_TEXT:    return sdci_quick_listed(e, gap, p, end);
     case SDCI_SKIPPED_NUMBER: return sdci_skip_number(p);
     case SDCI_WANTED_NUMBER:  return sdci_quick_number(e, gap, p);
     case SDCI_TRIED_SCALAR:   return sdci_quick_trial(e, last, gap, p, end);
@@ -7851,6 +7833,18 @@ static sdc_err sdci_answer_code(const sdci_answer *answer)
     return SDC_ERR_STATUS;
 }
 
+/* "GET /v1/health/service/web: what is wrong with the answer" */
+static sdc_err sdci_answer_fail(const sdci_answer *answer, sdc_error *error, sdc_err code,
+                                const char *what)
+{
+    (void)sdci_fail(error, code, "%s %.*s: %s", answer->method, (int)answer->path.len,
+                    answer->path.ptr, what);
+    if (error != NULL) {
+        error->http_status = answer->status;
+    }
+    return code;
+}
+
 /* What a whole answer means as a result. */
 static sdc_err sdci_answer_result(sdci_answer *answer, sdc_error *error)
 {
@@ -7859,18 +7853,16 @@ static sdc_err sdci_answer_result(sdci_answer *answer, sdc_error *error)
     if (answer->status == 200 && !answer->is_encoded) {
         return SDC_OK;
     }
+    if (answer->is_encoded) {
+        return sdci_answer_fail(answer, error, SDC_ERR_HTTP,
+                                "a content encoding that was not asked for");
+    }
     sdc_err code = sdci_answer_code(answer);
     bool is_redirect = answer->status >= 300 && answer->status < 400;
-    if (answer->is_encoded) {
-        code = SDC_ERR_HTTP;
-        (void)sdci_fail(error, code, "%s %.*s: a content encoding that was not asked for",
-                        answer->method, (int)answer->path.len, answer->path.ptr);
-    } else {
-        (void)sdci_fail(error, code, "%s %.*s: status %d%s%s%s", answer->method,
-                        (int)answer->path.len, answer->path.ptr, answer->status,
-                        answer->text_len > 0 ? ": " : "", answer->text,
-                        is_redirect ? " (a redirect is never followed)" : "");
-    }
+    (void)sdci_fail(error, code, "%s %.*s: status %d%s%s%s", answer->method,
+                    (int)answer->path.len, answer->path.ptr, answer->status,
+                    answer->text_len > 0 ? ": " : "", answer->text,
+                    is_redirect ? " (a redirect is never followed)" : "");
     if (error != NULL) {
         error->http_status = answer->status;
     }
@@ -8819,12 +8811,8 @@ static const char *sdci_list_put(sdci_list *list, const char *text, size_t len)
 static const sdci_kept *sdci_list_recall(sdci_list *list, const char *bytes, size_t len, size_t at,
                                          bool is_array)
 {
-    uint32_t hash = 2166136261u;
+    sdci_kept *pair = list->recent->pairs[sdci_hash(bytes, len, 0) % SDCI_LIST_RECENT];
 
-    for (size_t i = 0; i < len; i++) {
-        hash = (hash ^ (unsigned char)bytes[i]) * 16777619u;
-    }
-    sdci_kept *pair = list->recent->pairs[(hash ^ hash >> 16) % SDCI_LIST_RECENT];
     for (size_t i = 0; i < 2; i++) {
         sdci_kept found = pair[i];
         if (found.len == len && found.is_array == is_array &&
@@ -11675,6 +11663,18 @@ typedef struct sdci_reading {
     const char *why_skipped;
 } sdci_reading;
 
+static bool sdci_reading_is_full(const sdci_reading *reading)
+{
+    return reading->list.num >= reading->max_instances;
+}
+
+/* One more is in the list, which knows what may come next. */
+static sdc_err sdci_reading_added(sdci_reading *reading)
+{
+    reading->entries->known.next = reading->list.next;
+    return sdci_list_err(&reading->list);
+}
+
 static sdc_err sdci_reading_on_instance(void *user, const sdc_instance *instance)
 {
     sdci_reading *reading = (sdci_reading *)user;
@@ -11682,24 +11682,22 @@ static sdc_err sdci_reading_on_instance(void *user, const sdc_instance *instance
     if (!sdci_query_wants(reading->query, instance)) {
         return SDC_OK;
     }
-    if (reading->list.num >= reading->max_instances) {
+    if (sdci_reading_is_full(reading)) {
         return SDC_ERR_LIMIT;
     }
     sdci_list_add(&reading->list, instance, reading->entries->print);
-    reading->entries->known.next = reading->list.next;
-    return sdci_list_err(&reading->list);
+    return sdci_reading_added(reading);
 }
 
 static sdc_err sdci_reading_on_known(void *user, size_t nth)
 {
     sdci_reading *reading = (sdci_reading *)user;
 
-    if (reading->list.num >= reading->max_instances) {
+    if (sdci_reading_is_full(reading)) {
         return SDC_ERR_LIMIT;
     }
     sdci_list_add_known(&reading->list, nth);
-    reading->entries->known.next = reading->list.next;
-    return sdci_list_err(&reading->list);
+    return sdci_reading_added(reading);
 }
 
 static void sdci_reading_on_skipped(void *user, uint64_t number, const char *why)
@@ -11725,10 +11723,16 @@ static void sdci_reading_init(sdci_reading *reading, const sdc_client *client,
                    cache != NULL ? &cache->spare : NULL);
 }
 
+/* Where the kit has its decoder; NULL without a kit. */
+static sdc_entries **sdci_reading_spare(const sdci_reading *reading)
+{
+    return reading->share != NULL ? reading->share->entries : NULL;
+}
+
 /* The decoder of the kit, or one of its own where that is out with a slower body. */
 static sdc_entries *sdci_reading_take_decoder(const sdci_reading *reading)
 {
-    sdc_entries **spare = reading->share != NULL ? reading->share->entries : NULL;
+    sdc_entries **spare = sdci_reading_spare(reading);
     sdc_entries *e = spare != NULL ? *spare : NULL;
 
     if (e == NULL) {
@@ -11773,7 +11777,7 @@ static sdc_err sdci_reading_begin(sdci_reading *reading)
 /* The decoder goes to the kit, unless there is one or it has grown large. */
 static void sdci_reading_end(sdci_reading *reading)
 {
-    sdc_entries **spare = reading->share != NULL ? reading->share->entries : NULL;
+    sdc_entries **spare = sdci_reading_spare(reading);
 
     if (reading->entries != NULL && spare != NULL && *spare == NULL &&
         sdci_entries_bytes(reading->entries) <= SDCI_DECODER_BYTES) {
@@ -11809,15 +11813,9 @@ static sdc_err sdci_reading_finish(sdci_reading *reading, const sdci_answer *ans
     if (of_body.code == SDC_OK || of_body.code != err) {
         return err;
     }
-    bool is_too_long = err == SDC_ERR_LIMIT &&
-                       reading->list.num >= reading->max_instances;
-    (void)sdci_fail(error, err, "%s %.*s: %s", answer->method, (int)answer->path.len,
-                    answer->path.ptr,
-                    is_too_long ? "more instances than max_instances" : of_body.message);
-    if (error != NULL) {
-        error->http_status = answer->status;
-    }
-    return err;
+    bool is_too_long = err == SDC_ERR_LIMIT && sdci_reading_is_full(reading);
+    return sdci_answer_fail(answer, error, err,
+                            is_too_long ? "more instances than max_instances" : of_body.message);
 }
 
 static sdc_err sdci_reading_feed(sdci_reading *reading, const void *bytes, size_t len)
