@@ -530,7 +530,8 @@ SDC_API const sdc_io *sdc_io_posix(void);
    create, as the official client does. An empty one counts as not set. */
 typedef struct sdc_client_desc {
     const char *address;            /* "host:port" | "http://host:port/prefix" |
-                                       "https://..." | "unix:///path"
+                                       "https://..." | "unix:///path"; several
+                                       agents by comma, the preferred one first
                                        (CONSUL_HTTP_ADDR, 127.0.0.1:8500)     */
     const char *token;              /* ACL token             (see token_file) */
     const char *token_file;         /* trimmed, read anew for each request;
@@ -670,6 +671,9 @@ typedef struct sdc_query {
     const sdc_kv *params;           size_t num_params;  /* further query
                                        parameters, escaped here               */
     sdc_consistency consistency;
+    uint32_t    max_stale_ms;       /* with stale: an answer of a server that
+                                       has not heard of its leader for longer is
+                                       asked again of the leader  (no limit)  */
     bool        cached;             /* answer from the agent's cache          */
     uint32_t    max_age_s, stale_if_error_s;    /* with cached (not sent)     */
     uint32_t    wait_ms;            /* how long the server may hold the query;
@@ -5279,7 +5283,7 @@ static const char *sdci_parse_authority(sdci_str text, sdci_agent_url *out)
     return NULL;
 }
 
-/* What no part of an address may hold; a list of several agents would need a comma. */
+/* What no part of an address may hold. */
 static const char *sdci_address_nonsense(sdci_str text)
 {
     for (size_t i = 0; i < text.len; i++) {
@@ -5289,9 +5293,6 @@ static const char *sdci_address_nonsense(sdci_str text)
         }
         if (c == '?' || c == '#' || c == '@') {
             return "only host, port and path may be in it";
-        }
-        if (c == ',') {
-            return "only one agent can be named";
         }
     }
     return NULL;
@@ -6482,11 +6483,12 @@ static bool sdci_io_complete(const sdc_io *given, sdc_io *out)
    left to do, so that an answer which is already here is never thrown away.
    ------------------------------------------------------------------------- */
 
+#define SDCI_AGENTS_MAX 32u
 #define SDCI_IPS_MAX  8
 #define SDCI_RETRY_MS 500u
 #define SDCI_REQUEST_KEPT 512u
 
-/* The agent: owned by the client, the same for all its links. */
+/* An agent: owned by the client, the same for all its links. */
 typedef struct sdci_agent {
     char *host;                 /* without brackets */
     char *path;                 /* of a unix socket, else "" */
@@ -6510,7 +6512,9 @@ typedef enum sdci_link_state {
 typedef struct sdci_link {
     const sdc_io *io;
     const sdc_allocator *allocator;
-    const sdci_agent *agent;
+    const sdci_agent *agents;           /* all of them, in the order of the client's address */
+    const sdci_agent *agent;            /* the one in use */
+    size_t num_agents;
     sdc_task *task;                     /* for resolve; NULL in a one-shot call */
     void (*before_close)(void *user);   /* a descriptor that was told is about to go */
     void *user;
@@ -6551,12 +6555,15 @@ static void sdci_link_enter(sdci_link *link, sdci_link_state next, uint64_t now_
 }
 
 static void sdci_link_init(sdci_link *link, const sdc_io *io, const sdc_allocator *allocator,
-                           const sdci_agent *agent, uint32_t connect_timeout_ms)
+                           const sdci_agent *agents, size_t num_agents,
+                           uint32_t connect_timeout_ms)
 {
     memset(link, 0, sizeof *link);
     link->io = io;
     link->allocator = allocator;
-    link->agent = agent;
+    link->agents = agents;
+    link->agent = agents;
+    link->num_agents = num_agents;
     link->connect_timeout_ms = connect_timeout_ms;
     sdci_ready_none(&link->until);
     sdci_link_enter(link, SDCI_LINK_CLOSED, 0);
@@ -6591,6 +6598,21 @@ static void sdci_link_deinit(sdci_link *link)
     sdci_free(link->allocator, link->ips, link->num_ips * sizeof *link->ips);
     link->ips = NULL;
     link->num_ips = 0;
+}
+
+static size_t sdci_link_which(const sdci_link *link)
+{
+    return (size_t)(link->agent - link->agents);
+}
+
+/* Goes to that agent from now on: nothing of the one before is kept. */
+static void sdci_link_use(sdci_link *link, size_t which)
+{
+    SDC_ASSERT(which < link->num_agents);
+    if (which != sdci_link_which(link)) {
+        sdci_link_deinit(link);
+        link->agent = &link->agents[which];
+    }
 }
 
 /* -- Resolving -- */
@@ -6804,11 +6826,9 @@ static void sdci_call_enter(sdci_call *call, sdci_call_state next, uint64_t now_
     call->state = next;
 }
 
-static void sdci_call_init(sdci_call *call, const sdc_io *io, const sdc_allocator *allocator,
-                           const sdci_agent *agent, uint32_t connect_timeout_ms)
+static void sdci_call_init(sdci_call *call, const sdc_allocator *allocator)
 {
     memset(call, 0, sizeof *call);
-    sdci_link_init(&call->link, io, allocator, agent, connect_timeout_ms);
     sdci_buf_init(&call->request, allocator, (size_t)16 << 20);
     sdci_buf_init(&call->http.line, allocator, 1);
     call->request.is_secret = true;
@@ -7092,7 +7112,8 @@ struct sdc_client {
     sdc_allocator allocator;
     sdc_logger logger;
     sdc_io io;
-    sdci_agent agent;
+    sdci_agent *agents;                 /* at least one */
+    size_t num_agents, agents_size;     /* agents_size: of their memory */
     char *authorization;                /* of basic_auth: a whole header line, or NULL */
     char *datacenter, *ns, *partition;  /* "" for none */
     char *token_file;                   /* or NULL */
@@ -7331,28 +7352,67 @@ static void sdci_agent_deinit(sdci_agent *agent, const sdc_allocator *allocator)
     sdci_free_text(allocator, agent->name);
 }
 
-static sdc_err sdci_client_init_agent(sdc_client *client, const sdc_client_desc *desc,
-                                      sdc_error *error)
+/* One agent of the list. `tls`: wanted by the environment. */
+static sdc_err sdci_client_add_agent(sdc_client *client, const char *field, const char *text,
+                                     bool tls, sdc_error *error)
 {
-    sdci_setting given = sdci_setting_of(desc, "address", desc->address, "CONSUL_HTTP_ADDR");
-    const char *text = given.value != NULL ? given.value : "127.0.0.1:8500";
     sdci_agent_url address;
-    bool tls = false;
+    sdc_err err = sdci_parse_address(field, text, &address, error);
 
-    sdc_err err = sdci_parse_address(given.name, text, &address, error);
-    if (err == SDC_OK) {
-        err = sdci_environment_tls(desc, &tls, error);
-    }
     if (err != SDC_OK) {
         return err;
     }
     address.tls = address.tls || (tls && !address.is_unix);
     if (address.tls && !client->io.can_tls) {
         return sdci_fail(error, SDC_ERR_ARG, "%s \"%.100s\": https needs an io table with can_tls, "
-                         "whose stream_open does the handshake", given.name, text);
+                         "whose stream_open does the handshake", field, text);
     }
-    err = sdci_agent_init(&client->agent, &client->allocator, &address);
+    err = sdci_agent_init(&client->agents[client->num_agents], &client->allocator, &address);
+    client->num_agents++;
     return err == SDC_OK ? SDC_OK : sdci_fail_plain(error, err);
+}
+
+/* The texts between commas, each an agent. */
+static sdc_err sdci_client_add_agents(sdc_client *client, const char *field, const char *list,
+                                      bool tls, sdc_error *error)
+{
+    sdc_err err = SDC_OK;
+
+    for (const char *at = list; at != NULL && err == SDC_OK;) {
+        const char *comma = strchr(at, ',');
+        size_t len = comma != NULL ? (size_t)(comma - at) : strlen(at);
+        char *text = sdci_copy_slice(&client->allocator, sdci_slice(at, len));
+        err = text != NULL ? sdci_client_add_agent(client, field, text, tls, error)
+                           : sdci_fail_plain(error, SDC_ERR_NOMEM);
+        sdci_free_text(&client->allocator, text);
+        at = comma != NULL ? comma + 1 + strspn(comma + 1, " ") : NULL;
+    }
+    return err;
+}
+
+static sdc_err sdci_client_init_agents(sdc_client *client, const sdc_client_desc *desc,
+                                       sdc_error *error)
+{
+    sdci_setting given = sdci_setting_of(desc, "address", desc->address, "CONSUL_HTTP_ADDR");
+    const char *list = given.value != NULL ? given.value : "127.0.0.1:8500";
+    size_t num = 1;
+    bool tls = false;
+
+    for (const char *c = list; *c != '\0'; c++) {
+        num += *c == ',' ? 1 : 0;
+    }
+    if (num > SDCI_AGENTS_MAX) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s names more than %u agents", given.name,
+                         SDCI_AGENTS_MAX);
+    }
+    sdc_err err = sdci_environment_tls(desc, &tls, error);
+    if (err != SDC_OK) {
+        return err;
+    }
+    client->agents = (sdci_agent *)sdci_new(&client->allocator, num * sizeof *client->agents);
+    client->agents_size = num * sizeof *client->agents;
+    return client->agents != NULL ? sdci_client_add_agents(client, given.name, list, tls, error)
+                                  : sdci_fail_plain(error, SDC_ERR_NOMEM);
 }
 
 static sdc_err sdci_client_init_names(sdc_client *client, const sdc_client_desc *desc,
@@ -7394,7 +7454,7 @@ static sdc_err sdci_client_init(sdc_client *client, const sdc_client_desc *desc,
     if (desc->logger != NULL) {
         client->logger = *desc->logger;
     }
-    sdc_err err = sdci_client_init_agent(client, desc, error);
+    sdc_err err = sdci_client_init_agents(client, desc, error);
     if (err == SDC_OK) {
         err = sdci_client_init_token(client, desc, error);
     }
@@ -7414,7 +7474,10 @@ static void sdci_client_free(sdc_client *client)
         sdci_free(&allocator, client->spare, sizeof *client->spare);
         client->spare = next;
     }
-    sdci_agent_deinit(&client->agent, &allocator);
+    for (size_t i = 0; i < client->num_agents; i++) {
+        sdci_agent_deinit(&client->agents[i], &allocator);
+    }
+    sdci_free(&allocator, client->agents, client->agents_size);
     sdci_free_secret(&allocator, client->authorization);
     sdci_free_secret(&allocator, client->configured_token);
     sdci_free_secret(&allocator, client->file_token);
@@ -7575,6 +7638,7 @@ static void sdci_client_get_token(sdc_client *client, char out[SDCI_TOKEN_MAX + 
 /* A request being written. Its path and query are put together from escaped parts alone. */
 typedef struct sdci_request {
     sdc_client *client;
+    const sdci_agent *agent;    /* whom it goes to */
     sdci_buf *out;
     size_t path_at;             /* where the path without prefix begins */
     size_t token_at, token_len; /* so that no message repeats it */
@@ -7582,9 +7646,11 @@ typedef struct sdci_request {
     bool has_query;
 } sdci_request;
 
-static sdci_request sdci_request_begin(sdc_client *client, sdci_buf *out, const char *method,
+/* Writes into the call's request, for the agent that the call goes to. */
+static sdci_request sdci_request_begin(sdc_client *client, sdci_call *call, const char *method,
                                        const char *path)
 {
+    sdci_buf *out = &call->request;
     sdci_request request;
 
     memset(&request, 0, sizeof request);
@@ -7592,8 +7658,9 @@ static sdci_request sdci_request_begin(sdc_client *client, sdci_buf *out, const 
     sdci_buf_clear(out);
     sdci_put_text(out, method);
     sdci_put_char(out, ' ');
-    sdci_put_text(out, client->agent.prefix);
+    sdci_put_text(out, call->link.agent->prefix);
     request.client = client;
+    request.agent = call->link.agent;
     request.out = out;
     request.path_at = out->len;
     sdci_put_text(out, path);
@@ -7659,7 +7726,7 @@ static void sdci_request_end(sdci_request *request, const sdci_str *body)
     sdci_buf *out = request->out;
 
     sdci_put_text(out, " HTTP/1.1\r\nHost: ");
-    sdci_put_text(out, request->client->agent.name);
+    sdci_put_text(out, request->agent->name);
     sdci_put_text(out, "\r\nUser-Agent: sdconsul/");
     sdci_put_u64(out, SDC_VERSION_MAJOR);
     sdci_put_char(out, '.');
@@ -7880,6 +7947,36 @@ static bool sdci_answer_says_unknown(const sdci_answer *answer)
                       strncmp(answer->text, "CheckID \"", 9) == 0);
 }
 
+/* A 500 of an agent that has lost its servers, or whose servers have no leader. */
+static bool sdci_answer_is_leaderless(const sdci_answer *answer)
+{
+    static const char *const signs[] = { "leader", "Consul servers", "consistent reads",
+                                         "rpc error", "grpc: ", "error reading from server" };
+
+    for (size_t i = 0; answer->status >= 500 && i < sizeof signs / sizeof signs[0]; i++) {
+        if (strstr(answer->text, signs[i]) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether another agent may do better. `nth`: how often in a row it has failed. A connection that
+   breaks once is no more than that; and what is refused here is refused everywhere. */
+static bool sdci_answer_blames_agent(const sdci_answer *answer, sdc_err err, uint32_t nth)
+{
+    if (err == SDC_ERR_RESOLVE || err == SDC_ERR_CONNECT || err == SDC_ERR_TLS ||
+        err == SDC_ERR_TIMEOUT || err == SDC_ERR_BUSY) {
+        return true;
+    }
+    if (err == SDC_ERR_STATUS) {
+        return answer->status == 502 || answer->status == 504 || answer->status == 503 ||
+               sdci_answer_is_leaderless(answer);
+    }
+    return nth > 1 && (err == SDC_ERR_IO || err == SDC_ERR_HTTP || err == SDC_ERR_JSON ||
+                       err == SDC_ERR_SHAPE);
+}
+
 /* -- One exchange, blocking -- */
 
 static int sdci_timeout_ms(uint64_t deadline_ms, uint64_t now_ms)
@@ -7907,8 +8004,9 @@ static sdc_wants sdci_call_wants(const sdci_call *call, uint64_t limit_ms, uint6
 
 static void sdci_client_init_call(sdc_client *client, sdci_call *call)
 {
-    sdci_call_init(call, &client->io, &client->allocator, &client->agent,
-                   client->connect_timeout_ms);
+    sdci_call_init(call, &client->allocator);
+    sdci_link_init(&call->link, &client->io, &client->allocator, client->agents,
+                   client->num_agents, client->connect_timeout_ms);
 }
 
 /* A share of work with a kit, or with what little there is on the stack. */
@@ -7935,7 +8033,8 @@ static sdc_err sdci_client_run(sdc_client *client, sdci_call *call, sdci_share *
             return err;
         }
         if (now_ms >= limit_ms) {
-            return sdci_fail(error, SDC_ERR_TIMEOUT, "%s: no answer in time", client->agent.name);
+            return sdci_fail(error, SDC_ERR_TIMEOUT, "%s: no answer in time",
+                             call->link.agent->name);
         }
         sdc_wants wants = sdci_call_wants(call, limit_ms, sdc_client_now_ms(client));
         err = client->io.wait(client->io.user, NULL, &wants, error);
@@ -7985,6 +8084,21 @@ static sdc_err sdci_client_perform(sdc_client *client, sdci_call *call, sdci_ans
     return err;
 }
 
+/* After a perform. True: this agent is to blame and the call goes to the next one of the list, for
+   which the request is to be written anew. */
+static bool sdci_client_tries_next(sdci_call *call, const sdci_answer *answer, sdc_err err)
+{
+    size_t next = sdci_link_which(&call->link) + 1;
+    bool is_over = err == SDC_OK || next >= call->link.num_agents ||
+                   !sdci_answer_blames_agent(answer, err, UINT32_MAX);
+
+    if (!is_over) {
+        sdci_call_abort(call);
+        sdci_link_use(&call->link, next);
+    }
+    return !is_over;
+}
+
 /* ---- task --------------------------------------------------- [sdc:task] --
    The one driver. A task is a machine with one call; sdc_step moves it on, and
    the blocking form is the same machine with a wait between its moves.
@@ -7996,6 +8110,7 @@ static sdc_err sdci_client_perform(sdc_client *client, sdci_call *call, sdci_ans
 
 #define SDCI_STEP_BYTES ((size_t)256 << 10)     /* what one step takes in */
 #define SDCI_STOP_POLL_MS 100u                  /* how often a blocked step looks without a waker */
+#define SDCI_RETURN_MS 300000u                  /* until the first agent is looked for again */
 
 typedef struct sdci_task_ops {
     /* Moves the machine on until it would block or one exchange has ended, and answers as
@@ -8014,6 +8129,7 @@ struct sdc_task {
     sdci_answer answer;
     sdci_random random;
     uint64_t now_ms;            /* of the clock, once for each round of a step */
+    uint64_t home_at_ms;        /* when the first agent of the list is looked for again */
     sdc_wants_fn wants_fn;
     void *wants_user;
     sdc_wants told;             /* what wants_fn was told last */
@@ -8275,6 +8391,39 @@ static void sdci_task_failed(sdc_task *task, const sdc_error *error)
     sdci_task_publish_stats(task);
 }
 
+/* -- Several agents -- */
+
+/* Goes to that agent, which is left again by its own failures alone; and, unless it is the first of
+   the list, after a while, each task at a time of its own. */
+static void sdci_task_use_agent(sdc_task *task, size_t which)
+{
+    sdci_link_use(&task->call.link, which);
+    task->home_at_ms = which == 0 ? SDCI_FOREVER
+                     : task->now_ms + SDCI_RETURN_MS +
+                       sdci_random_upto(&task->random, SDCI_RETURN_MS / 4);
+}
+
+/* After a failure that was counted: on to the next agent, if this one is to blame. */
+static bool sdci_task_leave_agent(sdc_task *task, sdc_err err)
+{
+    const sdci_link *link = &task->call.link;
+    bool leaves = link->num_agents > 1 &&
+                  sdci_answer_blames_agent(&task->answer, err, task->stats.consecutive_failures);
+
+    if (leaves) {
+        sdci_task_use_agent(task, (sdci_link_which(link) + 1) % link->num_agents);
+    }
+    return leaves;
+}
+
+/* Failures as rounds of the list: to ask another agent is no reason to wait. */
+static uint32_t sdci_task_rounds(const sdc_task *task, uint32_t num_failures)
+{
+    uint32_t num_agents = (uint32_t)task->call.link.num_agents;
+
+    return num_failures / num_agents + (num_failures % num_agents != 0 ? 1 : 0);
+}
+
 /* -- Step -- */
 
 static void sdci_task_init(sdc_task *task, sdc_client *client, const sdci_task_ops *ops)
@@ -8285,6 +8434,7 @@ static void sdci_task_init(sdc_task *task, sdc_client *client, const sdci_task_o
     task->told.fd = -1;
     task->random.state = client->io.random(client->io.user);
     task->now_ms = sdc_client_now_ms(client);
+    task->home_at_ms = SDCI_FOREVER;
     sdci_client_init_call(client, &task->call);
     task->call.link.task = task;
     task->call.link.before_close = sdci_task_before_close;
@@ -10524,9 +10674,9 @@ static sdc_err sdci_service_init(sdci_service *service, const sdc_allocator *all
 /* -- Requests of a registrar -- */
 
 /* A check that is not in the body any more is taken away, where the agent knows how (1.6.1). */
-static sdci_request sdci_request_register(sdc_client *client, sdci_buf *out, sdci_str body)
+static sdci_request sdci_request_register(sdc_client *client, sdci_call *call, sdci_str body)
 {
-    sdci_request request = sdci_request_begin(client, out, "PUT", "/v1/agent/service/register");
+    sdci_request request = sdci_request_begin(client, call, "PUT", "/v1/agent/service/register");
 
     sdci_request_param(&request, "replace-existing-checks", "true");
     sdci_request_scope(&request, NULL, NULL, NULL);
@@ -10535,13 +10685,13 @@ static sdci_request sdci_request_register(sdc_client *client, sdci_buf *out, sdc
 }
 
 /* METHOD path/ID, without a body. */
-static sdci_request sdci_request_on_id(sdc_client *client, sdci_buf *out, const char *method,
+static sdci_request sdci_request_on_id(sdc_client *client, sdci_call *call, const char *method,
                                        const char *path, const char *id)
 {
-    sdci_request request = sdci_request_begin(client, out, method, path);
+    sdci_request request = sdci_request_begin(client, call, method, path);
     sdci_str nothing = sdci_slice("", 0);
 
-    sdci_put_escaped(out, id);
+    sdci_put_escaped(&call->request, id);
     sdci_request_scope(&request, NULL, NULL, NULL);
     sdci_request_end(&request, strcmp(method, "GET") == 0 ? NULL : &nothing);
     return request;
@@ -10560,26 +10710,31 @@ sdc_err sdc_client_register(sdc_client *client, const sdc_registration *registra
         return err;
     }
     sdci_client_init_call(client, &call);
-    sdci_request request = sdci_request_register(client, &call.request,
-                                                 sdci_buf_from(&service.body, 0));
-    sdci_answer_init(&answer, &request, "PUT");
-    err = sdci_client_perform(client, &call, &answer, client->request_timeout_ms, NULL, error);
+    do {
+        sdci_request request = sdci_request_register(client, &call,
+                                                     sdci_buf_from(&service.body, 0));
+        sdci_answer_init(&answer, &request, "PUT");
+        err = sdci_client_perform(client, &call, &answer, client->request_timeout_ms, NULL, error);
+    } while (sdci_client_tries_next(&call, &answer, err));
     sdci_call_deinit(&call);
     sdci_service_deinit(&service);
     return err;
 }
 
-static sdc_err sdci_client_deregister(sdc_client *client, const char *id, uint32_t timeout_ms,
-                                      sdc_error *error)
+/* At one agent. One that does not have the service is as good as one that had it. */
+static sdc_err sdci_client_deregister_at(sdc_client *client, size_t which, const char *id,
+                                         sdc_error *error)
 {
     sdci_call call;
     sdci_answer answer;
 
     sdci_client_init_call(client, &call);
-    sdci_request request = sdci_request_on_id(client, &call.request, "PUT",
+    sdci_link_use(&call.link, which);
+    sdci_request request = sdci_request_on_id(client, &call, "PUT",
                                               "/v1/agent/service/deregister/", id);
     sdci_answer_init(&answer, &request, "PUT");
-    sdc_err err = sdci_client_perform(client, &call, &answer, timeout_ms, NULL, error);
+    sdc_err err = sdci_client_perform(client, &call, &answer, client->request_timeout_ms, NULL,
+                                      error);
     if (err == SDC_ERR_STATUS && sdci_answer_says_unknown(&answer)) {
         sdci_error_clear(error);
         err = SDC_OK;
@@ -10592,8 +10747,17 @@ sdc_err sdc_client_deregister(sdc_client *client, const char *service_id, sdc_er
 {
     sdci_error_clear(error);
     sdc_err err = sdci_path_part_valid("service_id", service_id, error);
-    return err == SDC_OK ? sdci_client_deregister(client, service_id, client->request_timeout_ms,
-                                                  error) : err;
+    sdc_error of_one;
+    for (size_t i = 0; err != SDC_ERR_ARG && i < client->num_agents; i++) {
+        sdc_err err_of_one = sdci_client_deregister_at(client, i, service_id, &of_one);
+        if (err_of_one != SDC_OK && err == SDC_OK) {
+            err = err_of_one;
+            if (error != NULL) {
+                *error = of_one;
+            }
+        }
+    }
+    return err;
 }
 
 /* -- The registrar -- */
@@ -10793,7 +10957,7 @@ static sdci_due sdci_registrar_next(const sdc_registrar *r)
 static sdci_request sdci_registrar_request_beat(sdc_registrar *r, const sdci_beat *beat)
 {
     sdc_client *client = r->task.client;
-    sdci_buf *out = &r->task.call.request;
+    sdci_call *call = &r->task.call;
     sdci_buf body;
 
     sdci_buf_init(&body, &client->allocator, SDCI_BODY_MAX);
@@ -10801,14 +10965,14 @@ static sdci_request sdci_registrar_request_beat(sdc_registrar *r, const sdci_bea
     sdci_put_member(&body, "Status", sdci_status_text(beat->status));
     sdci_put_member(&body, "Output", beat->output);
     sdci_put_char(&body, '}');
-    sdci_request request = sdci_request_begin(client, out, "PUT", "/v1/agent/check/update/");
-    sdci_put_escaped(out, beat->id);
+    sdci_request request = sdci_request_begin(client, call, "PUT", "/v1/agent/check/update/");
+    sdci_put_escaped(&call->request, beat->id);
     sdci_request_scope(&request, NULL, NULL, NULL);
     if (body.err == SDC_OK) {
         sdci_str text = sdci_buf_from(&body, 0);
         sdci_request_end(&request, &text);
     } else {
-        out->err = body.err;
+        call->request.err = body.err;
     }
     sdci_buf_deinit(&body);
     return request;
@@ -10816,12 +10980,12 @@ static sdci_request sdci_registrar_request_beat(sdc_registrar *r, const sdci_bea
 
 static sdci_request sdci_registrar_request_maintenance(sdc_registrar *r)
 {
-    sdci_buf *out = &r->task.call.request;
-    sdci_request request = sdci_request_begin(r->task.client, out, "PUT",
+    sdci_call *call = &r->task.call;
+    sdci_request request = sdci_request_begin(r->task.client, call, "PUT",
                                               "/v1/agent/service/maintenance/");
     sdci_str nothing = sdci_slice("", 0);
 
-    sdci_put_escaped(out, r->service.id);
+    sdci_put_escaped(&call->request, r->service.id);
     sdci_request_param(&request, "enable", r->wants_maintenance ? "true" : "false");
     sdci_request_param_if(&request, "reason", r->reason);
     sdci_request_scope(&request, NULL, NULL, NULL);
@@ -10832,22 +10996,22 @@ static sdci_request sdci_registrar_request_maintenance(sdc_registrar *r)
 static sdci_request sdci_registrar_request(sdc_registrar *r, sdci_job job)
 {
     sdc_client *client = r->task.client;
-    sdci_buf *out = &r->task.call.request;
+    sdci_call *call = &r->task.call;
 
     switch (job) {
     case SDCI_JOB_REGISTER:
-        return sdci_request_register(client, out, sdci_buf_from(&r->service.body, 0));
+        return sdci_request_register(client, call, sdci_buf_from(&r->service.body, 0));
     case SDCI_JOB_BEAT:
         return sdci_registrar_request_beat(r, &r->beats[r->which]);
     case SDCI_JOB_MAINTENANCE:
         return sdci_registrar_request_maintenance(r);
     case SDCI_JOB_VERIFY:
-        return sdci_request_on_id(client, out, "GET", "/v1/agent/service/", r->service.id);
+        return sdci_request_on_id(client, call, "GET", "/v1/agent/service/", r->service.id);
     case SDCI_JOB_DEREGISTER:
     case SDCI_JOB_NONE:
         break;
     }
-    return sdci_request_on_id(client, out, "PUT", "/v1/agent/service/deregister/", r->service.id);
+    return sdci_request_on_id(client, call, "PUT", "/v1/agent/service/deregister/", r->service.id);
 }
 
 /* How long an exchange may take: a beat no longer than a third of its TTL, so that a connection
@@ -11288,7 +11452,7 @@ static sdc_err sdci_registrar_once(sdc_registrar *r, sdci_job job, sdc_error *er
     }
     if (err == SDC_AGAIN) {
         return sdci_fail(error, SDC_ERR_TIMEOUT, "%s: no answer in time",
-                         r->task.client->agent.name);
+                         r->task.call.link.agent->name);
     }
     if (error != NULL && err >= SDC_ERR_ARG) {
         sdc_task_error(&r->task, error);
@@ -11399,6 +11563,8 @@ typedef struct sdci_query {
     char *header;               /* Cache-Control, or NULL */
     sdc_status worst_status;
     uint32_t wait_ms;
+    uint32_t max_stale_ms;
+    bool is_stale;              /* any server may answer */
     bool has_query;
 } sdci_query;
 
@@ -11507,9 +11673,7 @@ static void sdci_query_put_params(sdci_request *request, const sdc_query *q)
     for (size_t i = 0; i < q->num_node_meta; i++) {
         sdci_query_put_node_meta(request, &q->node_meta[i]);
     }
-    if (q->consistency == SDC_CONSISTENCY_STALE) {
-        sdci_request_param(request, "stale", "");
-    } else if (q->consistency == SDC_CONSISTENCY_STRONG) {
+    if (q->consistency == SDC_CONSISTENCY_STRONG) {
         sdci_request_param(request, "consistent", "");
     }
     if (q->cached) {
@@ -11589,6 +11753,8 @@ static sdc_err sdci_query_init(sdci_query *query, sdc_client *client, const sdc_
         return err;
     }
     query->worst_status = q->worst_status;
+    query->is_stale = q->consistency == SDC_CONSISTENCY_STALE;
+    query->max_stale_ms = sdci_or(q->max_stale_ms, SDC_NEVER);
     query->wait_ms = q->wait_ms == SDC_NEVER ? SDCI_WAIT_MAX_MS : sdci_or(q->wait_ms, 60000);
     err = sdci_query_write(query, client, q);
     if (err != SDC_OK) {
@@ -11599,20 +11765,33 @@ static sdc_err sdci_query_init(sdci_query *query, sdc_client *client, const sdc_
 }
 
 /* The request of one read. wait always goes along: without one an agent would hold the query for
-   its own default, and in the streaming backend some versions would for ever. */
-static sdci_request sdci_query_request(const sdci_query *query, sdc_client *client, sdci_buf *out,
-                                       uint64_t index, uint32_t wait_ms)
+   its own default, and in the streaming backend some versions would for ever. `is_fresh`: asks the
+   leader, whatever the query says. */
+static sdci_request sdci_query_request(const sdci_query *query, sdc_client *client,
+                                       sdci_call *call, uint64_t index, uint32_t wait_ms,
+                                       bool is_fresh)
 {
-    sdci_request request = sdci_request_begin(client, out, "GET", query->target);
+    sdci_request request = sdci_request_begin(client, call, "GET", query->target);
 
     request.has_query = query->has_query;
     request.header = query->header != NULL ? query->header : "";
+    if (query->is_stale && !is_fresh) {
+        sdci_request_param(&request, "stale", "");
+    }
     if (index != 0) {
         sdci_request_param_u64(&request, "index", index, "");
     }
     sdci_request_param_u64(&request, "wait", wait_ms, "ms");
     sdci_request_end(&request, NULL);
     return request;
+}
+
+/* Whether a server answered that has not heard of its leader for too long. The streaming backend
+   does not say (it always answers 0). */
+static bool sdci_query_is_outdated(const sdci_query *query, const sdci_answer *answer)
+{
+    return query->is_stale && !answer->is_streaming && query->max_stale_ms != SDC_NEVER &&
+           answer->last_contact_ms > query->max_stale_ms;
 }
 
 /* How long an answer may take: what the agent may add to the wait, and some slack. */
@@ -11849,13 +12028,39 @@ static sdc_err sdci_reading_event(sdci_reading *reading, const sdci_answer *answ
     return SDC_OK;
 }
 
+/* One read by the agent that the call goes to. SDC_AGAIN: its answer is outdated. */
+static sdc_err sdci_query_read(const sdci_query *query, sdc_client *client, sdci_call *call,
+                               uint64_t index, bool is_fresh, sdci_answer *answer,
+                               const sdc_event **out, sdc_error *error)
+{
+    sdci_reading reading;
+
+    sdci_reading_init(&reading, client, query, NULL);
+    sdci_request request = sdci_query_request(query, client, call, index, query->wait_ms, is_fresh);
+    sdci_answer_init(answer, &request, "GET");
+    answer->body = sdci_reading_on_body;
+    answer->user = &reading;
+    sdc_err err = sdci_client_perform(client, call, answer,
+                                      sdci_query_timeout_ms(client, index, query->wait_ms),
+                                      &reading.share, error);
+    err = sdci_reading_finish(&reading, answer, err, error);
+    if (err == SDC_OK && !is_fresh && sdci_query_is_outdated(query, answer)) {
+        err = SDC_AGAIN;
+    }
+    if (err == SDC_OK) {
+        err = sdci_reading_event(&reading, answer, client, out, error);
+    }
+    sdci_call_end(call);
+    sdci_reading_deinit(&reading);
+    return err;
+}
+
 sdc_err sdc_client_service(sdc_client *client, const sdc_query *query, const sdc_event **out,
                            sdc_error *error)
 {
     sdci_query q;
     sdci_call call;
     sdci_answer answer;
-    sdci_reading reading;
 
     *out = NULL;
     sdci_error_clear(error);
@@ -11863,21 +12068,14 @@ sdc_err sdc_client_service(sdc_client *client, const sdc_query *query, const sdc
     if (err != SDC_OK) {
         return err;
     }
-    sdci_reading_init(&reading, client, &q, NULL);
     sdci_client_init_call(client, &call);
-    sdci_request request = sdci_query_request(&q, client, &call.request, query->index, q.wait_ms);
-    sdci_answer_init(&answer, &request, "GET");
-    answer.body = sdci_reading_on_body;
-    answer.user = &reading;
-    err = sdci_client_perform(client, &call, &answer,
-                              sdci_query_timeout_ms(client, query->index, q.wait_ms),
-                              &reading.share, error);
-    err = sdci_reading_finish(&reading, &answer, err, error);
-    if (err == SDC_OK) {
-        err = sdci_reading_event(&reading, &answer, client, out, error);
-    }
+    do {
+        err = sdci_query_read(&q, client, &call, query->index, false, &answer, out, error);
+        if (err == SDC_AGAIN) {
+            err = sdci_query_read(&q, client, &call, 0, true, &answer, out, error);
+        }
+    } while (sdci_client_tries_next(&call, &answer, err));
     sdci_call_deinit(&call);
-    sdci_reading_deinit(&reading);
     sdci_query_deinit(&q);
     return err;
 }
@@ -11937,8 +12135,9 @@ static void sdci_bucket_slow_down(sdci_bucket *bucket)
 
    What the next read is follows from the newest answer:
      FIRST     index 0   at the start; after a failure, an index that went backwards or none at
-                         all; every resync_ms
+                         all; every resync_ms; to look for the first agent of the list again
      BLOCKING  index n   after an answer with index n
+     FRESH     index 0   after an answer that is older than max_stale_ms: from the leader
      CONFIRM   index 0   after an answer that would empty the list: only two in a row empty it  */
 typedef enum sdci_instancer_state {
     SDCI_INSTANCER_PAUSED,      /* ends at wake_ms, when the bucket has a token too   */
@@ -11947,7 +12146,7 @@ typedef enum sdci_instancer_state {
 } sdci_instancer_state;
 
 typedef enum sdci_read_kind {
-    SDCI_READ_FIRST, SDCI_READ_BLOCKING, SDCI_READ_CONFIRM
+    SDCI_READ_FIRST, SDCI_READ_BLOCKING, SDCI_READ_FRESH, SDCI_READ_CONFIRM
 } sdci_read_kind;
 
 struct sdc_instancer {
@@ -11965,6 +12164,7 @@ struct sdc_instancer {
     uint32_t asked_wait_ms;
     uint32_t backoff_min_ms, backoff_max_ms, resync_ms;
     uint32_t num_failures;      /* in a row */
+    uint32_t away;              /* the agent to go back to if the first one does not answer, or 0 */
     sdci_instancer_state state;
     sdci_read_kind read;             /* the one under way, or the next one */
     bool has_warned_of_index;
@@ -12004,15 +12204,31 @@ static sdc_err sdci_instancer_on_body(void *user, const void *bytes, size_t len)
     return sdci_reading_feed(&i->reading, bytes, len);
 }
 
+/* A blocking query gives way to a full read when one is due. */
+static void sdci_instancer_choose(sdc_instancer *i)
+{
+    sdc_task *task = &i->task;
+
+    if (i->read != SDCI_READ_BLOCKING) {
+        return;
+    }
+    if (task->now_ms >= task->home_at_ms) {
+        i->away = (uint32_t)sdci_link_which(&task->call.link);
+        sdci_task_use_agent(task, 0);
+        i->read = SDCI_READ_FIRST;
+    } else if (task->now_ms >= i->resync_at_ms) {
+        i->read = SDCI_READ_FIRST;
+    }
+}
+
 /* Watches that were started together end their waits together unless each takes a little off. */
 static void sdci_instancer_ask(sdc_instancer *i)
 {
     sdc_task *task = &i->task;
     uint32_t wait_ms = i->query.wait_ms;
 
-    if (i->read == SDCI_READ_BLOCKING && task->now_ms >= i->resync_at_ms) {
-        i->read = SDCI_READ_FIRST;
-    }
+    sdci_instancer_choose(i);
+    bool is_fresh = i->read == SDCI_READ_FRESH || i->read == SDCI_READ_CONFIRM;
     uint64_t index = i->read == SDCI_READ_BLOCKING ? i->index : 0;
     wait_ms -= (uint32_t)sdci_random_upto(&task->random, wait_ms / 10);
     i->asked_index = index;
@@ -12022,8 +12238,8 @@ static void sdci_instancer_ask(sdc_instancer *i)
     sdci_reading_init(&i->reading, task->client, &i->query, i->cache);
     i->reading.seed = i->seed;
     i->reading.reads_all = index == 0;
-    sdci_request request = sdci_query_request(&i->query, task->client, &task->call.request, index,
-                                              wait_ms);
+    sdci_request request = sdci_query_request(&i->query, task->client, &task->call, index, wait_ms,
+                                              is_fresh);
     sdci_task_start(task, &request, "GET", sdci_query_timeout_ms(task->client, index, wait_ms),
                     sdci_instancer_on_body);
     i->state = SDCI_INSTANCER_READING;
@@ -12134,6 +12350,13 @@ static sdc_err sdci_instancer_answered(sdc_instancer *i)
         sdci_instancer_adjust_bucket(i, false);
         return SDC_OK;
     }
+    if (i->read != SDCI_READ_FRESH && i->read != SDCI_READ_CONFIRM &&
+        sdci_query_is_outdated(&i->query, &i->task.answer)) {
+        i->index = 0;
+        sdci_instancer_pause(i, SDCI_READ_FRESH, 0);
+        sdci_instancer_adjust_bucket(i, false);
+        return SDC_OK;
+    }
     if (would_empty && i->read != SDCI_READ_CONFIRM) {
         i->index = 0;
         sdci_instancer_pause(i, SDCI_READ_CONFIRM, SDCI_CONFIRM_MS);
@@ -12141,6 +12364,17 @@ static sdc_err sdci_instancer_answered(sdc_instancer *i)
         return SDC_OK;
     }
     return sdci_instancer_publish(i);
+}
+
+/* The first agent of the list was looked for and is not well yet: that is no news to subscribers,
+   since the other one is. */
+static void sdci_instancer_not_home(sdc_instancer *i, const sdc_error *error)
+{
+    sdci_task_use_agent(&i->task, i->away);
+    i->away = 0;
+    sdci_instancer_pause(i, SDCI_READ_FIRST, 0);
+    sdci_instancer_log(i, SDC_LOG_INFO, "still_away", error->message);
+    sdci_task_failed(&i->task, error);
 }
 
 static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error *error)
@@ -12154,9 +12388,11 @@ static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error
     i->index = 0;
     i->bucket.every_ms = SDCI_READ_EVERY_MS;    /* the backoff bounds the rate from here on */
     sdci_instancer_pause(i, SDCI_READ_FIRST,
-                         sdci_backoff_ms(&i->task.random, min_ms, max_ms, i->num_failures));
+                         sdci_backoff_ms(&i->task.random, min_ms, max_ms,
+                                         sdci_task_rounds(&i->task, i->num_failures)));
     sdci_instancer_log(i, SDC_LOG_WARN, "err", error->message);
     sdci_task_failed(&i->task, error);
+    (void)sdci_task_leave_agent(&i->task, err);
     (void)sdc_cache_update_error(i->cache, err, error->message, i->task.now_ms);
     sdci_cache_drop_spare(i->cache);
 }
@@ -12206,12 +12442,15 @@ static sdc_err sdci_instancer_run_read(sdc_instancer *i, sdci_share *share)
             i->task.stats.consecutive_failures = before;
         }
     }
-    if (err != SDC_OK) {
+    if (err != SDC_OK && i->away != 0) {
+        sdci_instancer_not_home(i, &error);
+    } else if (err != SDC_OK) {
         sdci_instancer_failed(i, err, &error);
     } else if (i->num_failures > 0) {
         i->num_failures = 0;
         sdci_instancer_log(i, SDC_LOG_INFO, "action", "recovered");
     }
+    i->away = err == SDC_OK ? 0 : i->away;
     i->reading.share = NULL;
     sdci_reading_deinit(&i->reading);
     return err;

@@ -5,6 +5,8 @@
 #include "test_cache.c"
 #include "test_task.c"
 #include "test_instancer.c"
+#include "test_agents.c"
 #include "test_io.c"
 
-TEST_MAIN(GROUP(cases_cache), GROUP(cases_task), GROUP(cases_instancer), GROUP(cases_io))
+TEST_MAIN(GROUP(cases_cache), GROUP(cases_task), GROUP(cases_instancer), GROUP(cases_agents),
+          GROUP(cases_io))

@@ -1,0 +1,265 @@
+/* Several agents in one address: which one is asked, when it is left, and when it is returned to. */
+
+#include "support/rig.h"
+
+enum { AGENTS_NUM = 3 };
+
+typedef struct agents_stage {
+    rig     r;
+    script *of[AGENTS_NUM];         /* at 10.0.0.1, .2 and .3 */
+} agents_stage;
+
+/* Each answers with one instance whose address tells the agents apart, and holds what is blocking. */
+static void agents_answers(agents_stage *stage, size_t nth, uint64_t index)
+{
+    static const char *const addresses[AGENTS_NUM] = { "10.1.0.1", "10.1.0.2", "10.1.0.3" };
+    script *s = stage->of[nth];
+
+    script_health(s, index, SCRIPT_LIST(s, { .address = addresses[nth], .port = 80 }));
+    script_hold(s);
+}
+
+static void agents_init(agents_stage *stage)
+{
+    sdc_client_desc desc;
+
+    memset(&desc, 0, sizeof desc);
+    desc.address = "10.0.0.1:8500, 10.0.0.2:8500,http://10.0.0.3:8500/prefix";
+    CHECK(rig_init_client(&stage->r, NULL, &desc));
+    stage->of[0] = stage->r.script;
+    stage->of[1] = script_create(stage->r.world, "10.0.0.2", 8500);
+    stage->of[2] = script_create(stage->r.world, "10.0.0.3", 8500);
+    for (size_t i = 0; i < AGENTS_NUM; i++) {
+        agents_answers(stage, i, 100 + i);
+    }
+}
+
+static bool agents_watch(agents_stage *stage)
+{
+    agents_init(stage);
+    return rig_watch(&stage->r, NULL);
+}
+
+static void test_87_first_agent_is_asked(void)
+{
+    agents_stage stage;
+    if (agents_watch(&stage)) {
+        rig_run(&stage.r, 3600000);
+        CHECK_STR(rig_addrs(&stage.r), "10.1.0.1:80");
+        CHECK_INT(script_num_requests(stage.of[1]), 0);
+        CHECK_INT(script_num_requests(stage.of[2]), 0);
+    }
+    rig_deinit(&stage.r);
+}
+
+static void test_87_next_agent_is_asked_at_once(void)
+{
+    agents_stage stage;
+    if (agents_watch(&stage)) {
+        script_set_down(stage.of[0], true);
+        script_set_down(stage.of[1], true);
+        rig_run(&stage.r, 500);
+        CHECK_STR(rig_addrs(&stage.r), "10.1.0.3:80");
+        const script_request *request = script_nth(stage.of[2], 0);
+        CHECK_STR(request->path, "/prefix/v1/health/service/web");
+        CHECK_STR(script_header(request, "Host"), "10.0.0.3:8500");
+    }
+    rig_deinit(&stage.r);
+}
+
+static void test_87_index_starts_over_at_the_next_agent(void)
+{
+    agents_stage stage;
+    if (agents_watch(&stage)) {
+        rig_run(&stage.r, 1000);
+        script_set_down(stage.of[0], true);
+        rig_run(&stage.r, 1000);
+        CHECK_STR(rig_addrs(&stage.r), "10.1.0.2:80");
+        CHECK(script_query(script_nth(stage.of[1], 0), "index") == NULL);
+        CHECK_STR(script_query(script_nth(stage.of[1], 1), "index"), "101");
+    }
+    rig_deinit(&stage.r);
+}
+
+static void test_87_what_makes_an_agent_be_left(void)
+{
+    static const struct { int status; const char *text; bool leaves; } rows[] = {
+        { 500, "No cluster leader", true }, { 500, "No known Consul servers", true },
+        { 500, "rpc error making call: EOF", true }, { 429, "rate limit exceeded", true },
+        { 502, "Bad Gateway", true }, { 503, "Service Unavailable", true }, { 504, "", true },
+        { 500, "Failed to create boolean expression evaluator", false },
+        { 403, "Permission denied", false }, { 404, "Invalid URL path", false },
+        { 400, "Invalid index", false }
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        agents_stage stage;
+        test_note("%d %s", rows[i].status, rows[i].text);
+        agents_init(&stage);
+        script_clear(stage.of[0]);
+        script_error(stage.of[0], rows[i].status, rows[i].text);
+        if (rig_watch(&stage.r, NULL)) {
+            rig_run(&stage.r, 5000);
+            CHECK_INT(script_num_requests(stage.of[1]) > 0, rows[i].leaves);
+            CHECK_STR(rig_addrs(&stage.r), rows[i].leaves ? "10.1.0.2:80" : "");
+        }
+        rig_deinit(&stage.r);
+    }
+}
+
+static void test_87_stays_where_it_works(void)
+{
+    agents_stage stage;
+    if (agents_watch(&stage)) {
+        script_set_down(stage.of[0], true);
+        rig_run(&stage.r, 1000);
+        script_set_down(stage.of[0], false);
+        rig_run(&stage.r, 200000);
+        CHECK_STR(rig_addrs(&stage.r), "10.1.0.2:80");
+        CHECK_INT(script_num_requests(stage.of[0]), 0);
+    }
+    rig_deinit(&stage.r);
+}
+
+static void test_87_returns_to_the_first_slowly(void)
+{
+    agents_stage stage;
+    if (agents_watch(&stage)) {
+        script_set_down(stage.of[0], true);
+        rig_run(&stage.r, 1000);
+        script_set_down(stage.of[0], false);
+        rig_run(&stage.r, 500000);
+        CHECK_STR(rig_addrs(&stage.r), "10.1.0.1:80");
+        CHECK(script_query(script_nth(stage.of[0], 0), "index") == NULL);
+    }
+    rig_deinit(&stage.r);
+}
+
+/* The subscriber hears of one outage, however often the first agent is looked for in vain. */
+static void test_87_looking_for_the_first_is_no_outage(void)
+{
+    agents_stage stage;
+    if (agents_watch(&stage)) {
+        script_set_down(stage.of[0], true);
+        rig_run(&stage.r, 1000);
+        size_t before = rig_num_events(&stage.r);
+        size_t connects = world_num_connects(stage.r.world, "10.0.0.1", 8500);
+        rig_run(&stage.r, 2000000);
+        CHECK_INT(rig_num_events(&stage.r), before);
+        CHECK(world_num_connects(stage.r.world, "10.0.0.1", 8500) >= connects + 4);
+        CHECK_STR(rig_addrs(&stage.r), "10.1.0.2:80");
+        CHECK_INT(script_num_requests(stage.of[2]), 0);
+    }
+    rig_deinit(&stage.r);
+}
+
+/* The pauses grow with rounds of the list, not with each agent. */
+static void test_87_all_down_backs_off_by_rounds(void)
+{
+    agents_stage stage;
+    agents_init(&stage);
+    for (size_t i = 0; i < AGENTS_NUM; i++) {
+        script_set_down(stage.of[i], true);
+    }
+    if (rig_watch(&stage.r, NULL)) {
+        rig_run(&stage.r, 3600000);
+        size_t connects = world_num_connects(stage.r.world, "10.0.0.2", 8500);
+        CHECK(connects > 30 && connects < 200);
+        CHECK_ERR(rig_err(&stage.r), SDC_ERR_CONNECT);
+        script_set_down(stage.of[1], false);
+        rig_run(&stage.r, 200000);
+        CHECK_STR(rig_addrs(&stage.r), "10.1.0.2:80");
+    }
+    rig_deinit(&stage.r);
+}
+
+static void test_87_one_shot_calls_try_each_agent(void)
+{
+    agents_stage stage;
+    sdc_registration reg;
+    sdc_query query;
+    sdc_error error;
+    const sdc_event *event;
+
+    memset(&reg, 0, sizeof reg);
+    memset(&query, 0, sizeof query);
+    reg.name = "web";
+    query.service = "web";
+    agents_init(&stage);
+    script_set_down(stage.of[0], true);
+    script_on(stage.of[1], "PUT ");
+    script_error(stage.of[1], 500, "No cluster leader");
+    script_on(stage.of[2], "PUT ");
+    script_ok(stage.of[2]);
+    CHECK_ERR(sdc_client_service(stage.r.client, &query, &event, &error), SDC_OK);
+    CHECK_STR(event->instances[0].addr, "10.1.0.2:80");
+    sdc_event_release(event);
+    CHECK_ERR(sdc_client_register(stage.r.client, &reg, &error), SDC_OK);
+    CHECK_STR(script_last(stage.of[2])->path, "/prefix/v1/agent/service/register");
+    CHECK_ERR(sdc_client_deregister(stage.r.client, "web", &error), SDC_ERR_CONNECT);
+    CHECK_STR(script_last(stage.of[2])->path, "/prefix/v1/agent/service/deregister/web");
+    rig_deinit(&stage.r);
+}
+
+static void test_26_outdated_answers_are_asked_again_of_the_leader(void)
+{
+    static const char *const old = "X-Consul-Index: 50\r\nX-Consul-LastContact: 900\r\n";
+    static const char *const streamed = "X-Consul-Index: 50\r\nX-Consul-LastContact: 900\r\n"
+                                        "X-Consul-Query-Backend: streaming\r\n";
+    for (int is_streamed = 0; is_streamed <= 1; is_streamed++) {
+        sdc_instancer_desc desc;
+        rig r;
+        memset(&desc, 0, sizeof desc);
+        desc.query.consistency = SDC_CONSISTENCY_STALE;
+        desc.query.max_stale_ms = 500;
+        CHECK(rig_init(&r, NULL));
+        script_reply(r.script, 200, is_streamed ? streamed : old, "[]");
+        script_health(r.script, 60, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+        script_hold(r.script);
+        if (rig_watch(&r, &desc)) {
+            rig_run(&r, 1000);
+            CHECK(script_query(script_nth(r.script, 0), "stale") != NULL);
+            CHECK_INT(script_query(script_nth(r.script, 1), "stale") == NULL, !is_streamed);
+            CHECK_INT(script_query(script_nth(r.script, 1), "index") == NULL, !is_streamed);
+            CHECK(script_query(script_nth(r.script, 2), "stale") != NULL);
+            CHECK_STR(rig_addrs(&r), "10.1.0.1:80");
+            CHECK_INT(rig_num_events(&r), is_streamed ? 3 : 2);
+        }
+        rig_deinit(&r);
+    }
+}
+
+static void test_26_one_shot(void)
+{
+    sdc_query query;
+    sdc_error error;
+    const sdc_event *event;
+    rig r;
+
+    memset(&query, 0, sizeof query);
+    query.service = "web";
+    query.consistency = SDC_CONSISTENCY_STALE;
+    query.max_stale_ms = 500;
+    CHECK(rig_init(&r, NULL));
+    script_reply(r.script, 200, "X-Consul-Index: 50\r\nX-Consul-LastContact: 501\r\n", "[]");
+    script_health(r.script, 60, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    if (CHECK_ERR(sdc_client_service(r.client, &query, &event, &error), SDC_OK)) {
+        CHECK_INT(event->num_instances, 1);
+        sdc_event_release(event);
+    }
+    CHECK_INT(script_num_requests(r.script), 2);
+    rig_deinit(&r);
+}
+
+static const test_case cases_agents[] = {
+    TEST(test_87_first_agent_is_asked),
+    TEST(test_87_next_agent_is_asked_at_once),
+    TEST(test_87_index_starts_over_at_the_next_agent),
+    TEST(test_87_what_makes_an_agent_be_left),
+    TEST(test_87_stays_where_it_works),
+    TEST(test_87_returns_to_the_first_slowly),
+    TEST(test_87_looking_for_the_first_is_no_outage),
+    TEST(test_87_all_down_backs_off_by_rounds),
+    TEST(test_87_one_shot_calls_try_each_agent),
+    TEST(test_26_outdated_answers_are_asked_again_of_the_leader),
+    TEST(test_26_one_shot),
+};
