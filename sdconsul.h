@@ -874,6 +874,11 @@ typedef struct sdc_instancer_desc {
     uint32_t  backoff_min_ms;       /*                       (10)             */
     uint32_t  backoff_max_ms;       /*                       (60000)          */
     uint32_t  resync_ms;            /* a full read with index 0 (600000)      */
+    uint32_t  quiet_min_ms;         /* a burst of changes is one event: shown
+                                       after no change for so long (0: at once);
+                                       the first list and errors are not held */
+    uint32_t  quiet_max_ms;         /* but not later than this after the first
+                                       change             (4 * quiet_min_ms)  */
 } sdc_instancer_desc;
 
 typedef struct sdc_instancer sdc_instancer;
@@ -5966,6 +5971,44 @@ void sdc_http_destroy(sdc_http *http)
     }
 }
 
+/* -- Dates -- */
+
+static uint64_t sdci_days_before_year(uint64_t year)
+{
+    year--;
+    return year * 365 + year / 4 - year / 100 + year / 400;
+}
+
+/* Seconds since 1970 of "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110, 5.6.7), in which nothing but the
+   order counts here. 0: no such date; the two forms of old are not read. */
+static uint64_t sdci_parse_date(sdci_str text)
+{
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    static const uint16_t before[] = { 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334 };
+    static const uint8_t at[] = { 5, 12, 17, 20, 23 };
+    uint64_t n[5];
+    uint64_t month = 0;
+
+    if (text.len != 29 || memcmp(text.ptr + 25, " GMT", 4) != 0) {
+        return 0;
+    }
+    for (size_t i = 0; i < 5; i++) {
+        if (!sdci_parse_u64(sdci_slice(text.ptr + at[i], i == 1 ? 4 : 2), 9999, &n[i])) {
+            return 0;
+        }
+    }
+    while (month < 12 && memcmp(months + 3 * month, text.ptr + 8, 3) != 0) {
+        month++;
+    }
+    if (month == 12 || n[0] == 0 || n[1] < 1970) {
+        return 0;
+    }
+    bool is_leap = (n[1] % 4 == 0 && n[1] % 100 != 0) || n[1] % 400 == 0;
+    uint64_t days = sdci_days_before_year(n[1]) - sdci_days_before_year(1970) + before[month] +
+                    n[0] + (is_leap && month > 1 ? 1 : 0) - 1;
+    return ((days * 24 + n[2]) * 60 + n[3]) * 60 + n[4];
+}
+
 /* ---- io ------------------------------------------------------- [sdc:io] --
    The outside world by POSIX: the only section that makes system calls, but for
    the thin ones in [sdc:platform]. Each function is one member of sdc_io.
@@ -6795,7 +6838,9 @@ typedef struct sdci_call {
     uint64_t bytes_in, bytes_out;
     uint32_t timeout_ms;
     sdci_call_state state;
+    unsigned num_silent;        /* new connections in a row that were closed without a byte */
     bool may_retry;             /* the connection was used before and no byte has come since */
+    bool is_fresh;              /* the connection was made for this exchange */
     bool has_more;              /* stopped by its share of work, not for want of bytes */
 } sdci_call;
 
@@ -6893,6 +6938,7 @@ static void sdci_call_start(sdci_call *call, const sdc_http_handler *handler, si
     call->sent = 0;
     call->timeout_ms = timeout_ms;
     call->may_retry = call->link.state == SDCI_LINK_OPEN;
+    call->is_fresh = !call->may_retry;
     sdci_call_enter(call, SDCI_CALL_CONNECTING, now_ms);
 }
 
@@ -6906,6 +6952,7 @@ static bool sdci_call_retries(sdci_call *call, uint64_t now_ms)
         return false;
     }
     call->may_retry = false;
+    call->is_fresh = true;
     call->sent = 0;
     sdci_link_close(&call->link);
     sdci_call_enter(call, SDCI_CALL_CONNECTING, now_ms);
@@ -6918,6 +6965,7 @@ static sdc_err sdci_call_take(sdci_call *call, const char *bytes, size_t len, sd
     size_t used = 0;
 
     call->may_retry = false;
+    call->num_silent = 0;
     call->bytes_in += len;
     sdc_err err = sdc_http_feed(&call->http, bytes, len, &used);
     if (err != SDC_OK) {
@@ -7060,6 +7108,19 @@ static sdc_err sdci_call_once(sdci_call *call, sdci_share *share, uint64_t now_m
     return err;
 }
 
+/* The connection broke without a word. When it was new, and the one before it too, that is how an
+   agent before 1.9 treats those beyond its limit; one alone may be an agent that has just died. */
+static sdc_err sdci_call_silent(sdci_call *call, uint64_t now_ms, sdc_error *error)
+{
+    if (!call->is_fresh || now_ms > call->retry_until_ms) {
+        return SDC_ERR_IO;
+    }
+    call->num_silent++;
+    return call->num_silent < 2 ? SDC_ERR_IO
+           : sdci_fail(error, SDC_ERR_BUSY, "new connections are closed without an answer: its limit "
+                       "(http_max_conns_per_client) may be reached");
+}
+
 /* Moves the exchange on. SDC_OK: the answer is whole. SDC_AGAIN: wait for `until`, the deadline,
    or nothing if has_more. Else it failed and *error says how. The exchange is over unless
    SDC_AGAIN, and the caller ends it. */
@@ -7074,6 +7135,9 @@ static sdc_err sdci_call_run(sdci_call *call, sdci_share *share, uint64_t now_ms
         before = call->state;
         err = sdci_call_once(call, share, now_ms, error);
     } while (err == SDC_AGAIN && call->state != before);
+    if (err == SDC_ERR_IO && call->state > SDCI_CALL_CONNECTING && call->http.offset == 0) {
+        err = sdci_call_silent(call, now_ms, error);
+    }
     if (err == SDC_AGAIN && !call->has_more && now_ms >= call->deadline_ms) {
         err = sdci_fail(error, SDC_ERR_TIMEOUT, "no answer within %u ms",
                         (unsigned)call->timeout_ms);
@@ -7105,6 +7169,7 @@ static uint64_t sdci_call_deadline(const sdci_call *call)
 #define SDCI_DECODER_BYTES ((size_t)32 << 10)     /* of buffers that a kept decoder may have */
 #define SDCI_FEW_BYTES     512u     /* on the stack, where there is no memory for a buffer */
 #define SDCI_TOKEN_MAX     4096u
+#define SDCI_RETRY_AFTER_MAX_S 3600u
 #define SDCI_SLACK_MS      10000u   /* what an answer may take beyond its wait: an agent holds a
                                        request for 7 s while it looks for a leader */
 
@@ -7760,6 +7825,9 @@ typedef struct sdci_answer {
     void *user;
     uint64_t index;             /* 0: none that could be read */
     uint64_t last_contact_ms;
+    uint64_t date_s;            /* of the Date field, 0 none */
+    uint64_t retry_date_s;      /* Retry-After as a date, 0 none */
+    uint64_t retry_after_s;     /* as seconds */
     size_t text_len;
     sdci_str token;             /* as it was sent; valid as long as the request, and so is: */
     sdci_str path;              /* without prefix and query, for messages */
@@ -7798,7 +7866,11 @@ static sdc_err sdci_answer_on_header(void *user, const char *name, size_t name_l
 
     if (sdci_equal_nocase(field, sdci_str_of("Content-Encoding"))) {
         answer->is_encoded = !sdci_equal_nocase(value, sdci_str_of("identity"));
-        return SDC_OK;
+    } else if (sdci_equal_nocase(field, sdci_str_of("Date"))) {
+        answer->date_s = sdci_parse_date(value);
+    } else if (sdci_equal_nocase(field, sdci_str_of("Retry-After"))) {
+        answer->retry_date_s = sdci_parse_date(value);
+        answer->retry_after_s = sdci_parse_u64(value, SDC_NEVER, &number) ? number : 0;
     }
     if (name_len < 9 || !sdci_equal_nocase(sdci_slice(name, 9), sdci_str_of("X-Consul-"))) {
         return SDC_OK;
@@ -7912,6 +7984,16 @@ static sdc_err sdci_answer_fail(const sdci_answer *answer, sdc_error *error, sdc
     return code;
 }
 
+/* Names the limit that an agent enforces by this text (Consul docs: agent/config, limits). */
+static const char *sdci_answer_hint(const sdci_answer *answer)
+{
+    if (answer->status >= 300 && answer->status < 400) {
+        return " (a redirect is never followed)";
+    }
+    return answer->status == 429 && strstr(answer->text, "concurrent connections") != NULL
+               ? " (limits.http_max_conns_per_client)" : "";
+}
+
 /* What a whole answer means as a result. */
 static sdc_err sdci_answer_result(sdci_answer *answer, sdc_error *error)
 {
@@ -7925,15 +8007,26 @@ static sdc_err sdci_answer_result(sdci_answer *answer, sdc_error *error)
                                 "a content encoding that was not asked for");
     }
     sdc_err code = sdci_answer_code(answer);
-    bool is_redirect = answer->status >= 300 && answer->status < 400;
     (void)sdci_fail(error, code, "%s %.*s: status %d%s%s%s", answer->method,
                     (int)answer->path.len, answer->path.ptr, answer->status,
                     answer->text_len > 0 ? ": " : "", answer->text,
-                    is_redirect ? " (a redirect is never followed)" : "");
+                    sdci_answer_hint(answer));
     if (error != NULL) {
         error->http_status = answer->status;
     }
     return code;
+}
+
+/* How long the answer asks to be left alone (RFC 9110, 10.2.3), 0 where it does not. A date counts
+   from the answer's own, so nobody's clock matters. */
+static uint32_t sdci_answer_retry_after_ms(const sdci_answer *answer)
+{
+    uint64_t after_s = answer->retry_after_s;
+
+    if (answer->date_s != 0 && answer->retry_date_s > answer->date_s) {
+        after_s = answer->retry_date_s - answer->date_s;
+    }
+    return (uint32_t)(sdci_min(after_s, SDCI_RETRY_AFTER_MAX_S) * 1000);
 }
 
 /* What agents of all versions say of a service or check ID that they do not have; the last one is
@@ -9724,6 +9817,7 @@ typedef struct sdci_subscriber {
 struct sdc_cache {
     sdc_allocator allocator;
     const sdc_event *current;           /* retained; under lock */
+    const sdc_event *unseen;            /* a newer one that nobody was shown yet, retained; or NULL */
     sdci_buf subscribers;               /* of sdci_subscriber */
     sdci_diff diff;                     /* the newest one that was made */
     const uint32_t *mute;               /* not 0: no callback is begun; or NULL */
@@ -9778,6 +9872,7 @@ static void sdci_cache_release(sdc_cache *cache)
     for (size_t i = 0; i < sdci_cache_num_subscribers(cache); i++) {
         sdc_event_release(sdci_cache_subscriber(cache, i)->seen);
     }
+    sdc_event_release(cache->unseen);
     sdc_event_release(cache->current);
     sdci_cache_drop_spare(cache);
     sdci_diff_deinit(&cache->diff, &allocator);
@@ -9996,38 +10091,69 @@ static uint64_t sdci_cache_clock(sdc_cache *cache, uint64_t now_ms)
     return cache->now_ms;
 }
 
-/* The event for a list that may differ from the current one. NULL with SDC_OK: it does not, and the
+/* What the next list is compared with. */
+static const sdc_event *sdci_cache_newest(const sdc_cache *cache)
+{
+    return cache->unseen != NULL ? cache->unseen : cache->current;
+}
+
+/* The event for a list that may differ from the newest one. NULL with SDC_OK: it does not, and the
    order of the body, and its prints, are written down for the next one. */
 static sdci_event *sdci_cache_event(sdc_cache *cache, sdci_list *list, sdc_err *err)
 {
-    const sdc_event *current = cache->current;
+    const sdc_event *newest = sdci_cache_newest(cache);
     bool is_same = false;
     sdci_event *event = sdci_list_to_event(list, &is_same, err);
 
     if (event == NULL) {
         return NULL;
     }
-    if (event->base != current) {
-        is_same = sdci_same_instances(&event->pub, current);
+    if (event->base != newest) {
+        is_same = sdci_same_instances(&event->pub, newest);
     }
-    if (!is_same || !current->is_known) {
+    if (!is_same || !newest->is_known) {
         return event;
     }
-    memcpy(sdci_event_of(current)->order, event->order,
-           current->num_instances * sizeof *event->order);
-    memcpy(sdci_event_of(current)->prints, event->prints,
-           current->num_instances * sizeof *event->prints);
+    memcpy(sdci_event_of(newest)->order, event->order,
+           newest->num_instances * sizeof *event->order);
+    memcpy(sdci_event_of(newest)->prints, event->prints,
+           newest->num_instances * sizeof *event->prints);
     sdci_cache_let_go(cache, &event->pub);
     return NULL;
 }
 
-/* Publishes a gathered list if it differs from the current one, or if that is not a good answer.
-   *changed: the instances differ. */
-static sdc_err sdci_cache_offer(sdc_cache *cache, sdci_list *list, uint64_t index, uint64_t now_ms,
-                                bool *changed)
+/* Makes the unseen event, if any, the current one, unless its instances are those that everybody
+   knows. */
+static sdc_err sdci_cache_show(sdc_cache *cache)
 {
-    const sdc_event *current = cache->current;
-    bool is_same = current->is_known && list->old == sdci_event_of(current) &&
+    const sdc_event *unseen = cache->unseen;
+
+    if (unseen == NULL) {
+        return SDC_OK;
+    }
+    cache->unseen = NULL;
+    if (sdci_same_instances(unseen, cache->current)) {
+        sdci_cache_let_go(cache, unseen);
+        return SDC_OK;
+    }
+    sdc_event_retain(unseen);           /* publish takes a hold, also when it fails */
+    sdc_err err = sdci_cache_publish(cache, sdci_event_of(unseen));
+    if (err != SDC_OK && cache->current != unseen) {
+        cache->unseen = unseen;
+    } else {
+        sdci_cache_let_go(cache, unseen);
+    }
+    return err;
+}
+
+/* Takes a gathered list if it differs from the newest one, or if that is not a good answer: shows it
+   to everybody, or `keeps_unseen`, so that further changes can come to it first. *changed: the
+   instances differ. */
+static sdc_err sdci_cache_offer(sdc_cache *cache, sdci_list *list, uint64_t index, uint64_t now_ms,
+                                bool keeps_unseen, bool *changed)
+{
+    const sdc_event *newest = sdci_cache_newest(cache);
+    bool is_same = newest->is_known && list->old == sdci_event_of(newest) &&
                    sdci_list_is_same(list);
     sdc_err err = SDC_OK;
     sdci_event *event = is_same ? NULL : sdci_cache_event(cache, list, &err);
@@ -10036,11 +10162,11 @@ static sdc_err sdci_cache_offer(sdc_cache *cache, sdci_list *list, uint64_t inde
     if (err != SDC_OK) {
         return err;
     }
-    if (event == NULL && current->err == SDC_OK) {
+    if (event == NULL && newest->err == SDC_OK) {
         return sdci_cache_broadcast(cache);
     }
     if (event == NULL) {
-        event = sdci_event_copy(current);
+        event = sdci_event_copy(newest);
     }
     if (event == NULL) {
         return SDC_ERR_NOMEM;
@@ -10052,6 +10178,14 @@ static sdc_err sdci_cache_offer(sdc_cache *cache, sdci_list *list, uint64_t inde
     event->pub.at_ms = sdci_cache_clock(cache, now_ms);
     event->pub.is_known = true;
     sdci_list_forget_old(list);         /* which may be the last hold on it but one */
+    if (cache->unseen != NULL) {
+        sdci_cache_let_go(cache, cache->unseen);
+        cache->unseen = NULL;
+    }
+    if (keeps_unseen) {
+        cache->unseen = &event->pub;
+        return SDC_OK;
+    }
     return sdci_cache_publish(cache, event);
 }
 
@@ -10072,7 +10206,7 @@ sdc_err sdc_cache_update(sdc_cache *cache, const sdc_instance *instances, size_t
     for (size_t i = 0; i < num && sdci_list_err(&list) == SDC_OK; i++) {
         sdci_list_add(&list, &instances[i], 0);
     }
-    sdc_err err = sdci_cache_offer(cache, &list, index, now_ms, &changed);
+    sdc_err err = sdci_cache_offer(cache, &list, index, now_ms, false, &changed);
     sdci_list_deinit(&list);
     return sdci_cache_leave(cache, err);
 }
@@ -11546,6 +11680,9 @@ bool sdc_registrar_is_registered(const sdc_registrar *registrar)
 #define SDCI_READS_FREE      3u         /* the first and two more */
 #define SDCI_READ_EVERY_MS   500u
 #define SDCI_READ_SLOWEST_MS 15000u
+#define SDCI_WAIT_LEAST_MS   10000u     /* queries are cut, if at all, after so long; and no less
+                                           is asked for unless the program does */
+#define SDCI_WAIT_GROWS      8u         /* held queries in a row, before longer ones are tried */
 #define SDCI_CONFIRM_MS      20u        /* before an emptied list is read again */
 #define SDCI_SLOW_RETRY_MS   1000u      /* after an answer that says no */
 #define SDCI_SPARE_MS        200u       /* an agent that holds a query for so long has no news */
@@ -11898,7 +12035,7 @@ static void sdci_reading_init(sdci_reading *reading, const sdc_client *client,
     reading->query = query;
     reading->allocator = &client->allocator;
     reading->max_instances = client->max_instances;
-    sdci_list_init(&reading->list, &client->allocator, cache != NULL ? cache->current : NULL,
+    sdci_list_init(&reading->list, &client->allocator, cache != NULL ? sdci_cache_newest(cache) : NULL,
                    cache != NULL ? &cache->spare : NULL);
 }
 
@@ -12127,6 +12264,57 @@ static void sdci_bucket_slow_down(sdci_bucket *bucket)
     bucket->every_ms = (uint32_t)sdci_min((uint64_t)bucket->every_ms * 2, SDCI_READ_SLOWEST_MS);
 }
 
+/* -- How long queries are held -- */
+
+/* What stands between us and the servers may end a query that is held for too long: an idle timeout
+   of a proxy, a write timeout of the agent. Two such ends in a row halve the wait; so many whole
+   waits double it again, and ever more of them where that was punished before. */
+typedef struct sdci_wait {
+    uint32_t ms;                /* of the next blocking query */
+    uint32_t most_ms;           /* as the program wants it */
+    uint32_t num_cut, num_held; /* since the other one */
+    uint32_t grows_after;       /* so many held ones */
+} sdci_wait;
+
+static void sdci_wait_init(sdci_wait *wait, uint32_t most_ms)
+{
+    memset(wait, 0, sizeof *wait);
+    wait->ms = most_ms;
+    wait->most_ms = most_ms;
+    wait->grows_after = SDCI_WAIT_GROWS;
+}
+
+/* A query was answered at the end of its wait. */
+static void sdci_wait_held(sdci_wait *wait)
+{
+    wait->num_cut = 0;
+    wait->num_held++;
+    if (wait->num_held < wait->grows_after) {
+        return;
+    }
+    wait->num_held = 0;
+    if (wait->ms == wait->most_ms) {
+        wait->grows_after = SDCI_WAIT_GROWS;
+    }
+    wait->ms = (uint32_t)sdci_min((uint64_t)wait->ms * 2, wait->most_ms);
+}
+
+/* A query was held for a while and then ended without an answer. True: the wait is shorter now. */
+static bool sdci_wait_cut(sdci_wait *wait)
+{
+    uint32_t before_ms = wait->ms;
+
+    wait->num_held = 0;
+    wait->num_cut++;
+    if (wait->num_cut < 2) {
+        return false;
+    }
+    wait->num_cut = 0;
+    wait->ms = (uint32_t)sdci_min(sdci_max(wait->ms / 2, SDCI_WAIT_LEAST_MS), wait->ms);
+    wait->grows_after = (uint32_t)sdci_min((uint64_t)wait->grows_after * 2, SDCI_WAIT_GROWS * 64);
+    return wait->ms < before_ms;
+}
+
 /* -- The instancer -- */
 
 /* PAUSED --wake_ms--> READING --answer or failure--> PAUSED
@@ -12156,13 +12344,16 @@ struct sdc_instancer {
     sdci_reading reading;
     uint64_t seed;              /* of prints */
     sdci_bucket bucket;
+    sdci_wait wait;
     uint64_t wake_ms;           /* end of the pause */
     uint64_t asked_at_ms;
     uint64_t resync_at_ms;
+    uint64_t show_at_ms;        /* when changes have been quiet for long enough; FOREVER: none wait */
+    uint64_t show_by_ms;        /* when they are shown however unquiet it is */
     uint64_t index;             /* to ask with; 0: none */
     uint64_t asked_index;       /* of the read under way */
     uint32_t asked_wait_ms;
-    uint32_t backoff_min_ms, backoff_max_ms, resync_ms;
+    uint32_t backoff_min_ms, backoff_max_ms, resync_ms, quiet_min_ms, quiet_max_ms;
     uint32_t num_failures;      /* in a row */
     uint32_t away;              /* the agent to go back to if the first one does not answer, or 0 */
     sdci_instancer_state state;
@@ -12225,7 +12416,7 @@ static void sdci_instancer_choose(sdc_instancer *i)
 static void sdci_instancer_ask(sdc_instancer *i)
 {
     sdc_task *task = &i->task;
-    uint32_t wait_ms = i->query.wait_ms;
+    uint32_t wait_ms = i->wait.ms;
 
     sdci_instancer_choose(i);
     bool is_fresh = i->read == SDCI_READ_FRESH || i->read == SDCI_READ_CONFIRM;
@@ -12252,6 +12443,10 @@ static void sdci_instancer_note_headers(sdc_instancer *i)
     const sdci_answer *answer = &i->task.answer;
     sdc_stats *stats = &i->task.stats;
 
+    if (answer->filtered_by_acl && !stats->filtered_by_acl) {
+        sdci_instancer_log(i, SDC_LOG_WARN, "err", "the token may not read all instances: "
+                           "results filtered by ACLs");
+    }
     stats->index = answer->index;
     stats->last_contact_ms = answer->last_contact_ms;
     stats->known_leader = answer->known_leader;
@@ -12314,10 +12509,34 @@ static bool sdci_instancer_went_backwards(const sdc_instancer *i)
     return i->read == SDCI_READ_BLOCKING && index != 0 && index < i->index;
 }
 
+/* -- Showing -- */
+
+/* Arms the quiet time, anew with each change; the first one of a burst says when it is over. */
+static void sdci_instancer_show_later(sdc_instancer *i)
+{
+    uint64_t now_ms = i->task.now_ms;
+
+    if (i->show_by_ms == SDCI_FOREVER) {
+        i->show_by_ms = sdci_after(now_ms, i->quiet_max_ms);
+    }
+    i->show_at_ms = sdci_min(sdci_after(now_ms, i->quiet_min_ms), i->show_by_ms);
+}
+
+/* Shows what waits, if anything does. */
+static void sdci_instancer_show(sdc_instancer *i)
+{
+    bool failed = sdci_cache_show(i->cache) != SDC_OK && i->cache->unseen != NULL;
+
+    i->show_by_ms = SDCI_FOREVER;
+    i->show_at_ms = failed ? i->task.now_ms + SDCI_SLOW_RETRY_MS : SDCI_FOREVER;
+}
+
 static sdc_err sdci_instancer_publish(sdc_instancer *i)
 {
     size_t num = i->reading.list.num;
     uint64_t index = i->task.answer.index;
+    const sdc_event *current = i->cache->current;
+    bool is_quiet = i->quiet_min_ms != 0 && current->is_known && current->err == SDC_OK;
     bool changed = false;
 
     if (i->read != SDCI_READ_BLOCKING) {
@@ -12326,7 +12545,11 @@ static sdc_err sdci_instancer_publish(sdc_instancer *i)
     i->index = index;
     i->task.stats.last_good_at_ms = i->task.now_ms;
     sdci_instancer_pause(i, index != 0 ? SDCI_READ_BLOCKING : SDCI_READ_FIRST, 0);
-    sdc_err err = sdci_cache_offer(i->cache, &i->reading.list, index, i->task.now_ms, &changed);
+    sdc_err err = sdci_cache_offer(i->cache, &i->reading.list, index, i->task.now_ms, is_quiet,
+                                   &changed);
+    if (changed && err == SDC_OK && is_quiet) {
+        sdci_instancer_show_later(i);
+    }
     if (changed && err == SDC_OK) {
         i->task.stats.changes++;
         sdci_instancer_log_skipped(i);
@@ -12336,13 +12559,38 @@ static sdc_err sdci_instancer_publish(sdc_instancer *i)
     return err;
 }
 
+/* How long the query was held, when it ended well. */
+static void sdci_instancer_note_wait(sdc_instancer *i)
+{
+    uint64_t held_ms = i->task.now_ms - i->asked_at_ms;
+
+    if (i->read == SDCI_READ_BLOCKING && held_ms >= i->asked_wait_ms - i->asked_wait_ms / 8) {
+        sdci_wait_held(&i->wait);
+    }
+}
+
+/* The same when it failed. */
+static void sdci_instancer_note_cut(sdc_instancer *i, sdc_err err, const sdc_error *error)
+{
+    uint64_t held_ms = i->task.now_ms - i->asked_at_ms;
+    uint32_t least_ms = i->asked_wait_ms - i->asked_wait_ms / 8;
+    bool is_cut = (err == SDC_ERR_IO && error->http_status == 0) ||
+                  (err == SDC_ERR_STATUS && error->http_status >= 500);
+
+    if (i->read == SDCI_READ_BLOCKING && is_cut &&
+        held_ms >= sdci_min(least_ms, SDCI_WAIT_LEAST_MS) && sdci_wait_cut(&i->wait)) {
+        sdci_instancer_log(i, SDC_LOG_WARN, "action", "held queries are cut: asking for less time");
+    }
+}
+
 /* A whole and valid answer. */
 static sdc_err sdci_instancer_answered(sdc_instancer *i)
 {
     size_t num = i->reading.list.num;
-    bool would_empty = num == 0 && i->cache->current->num_instances > 0;
+    bool would_empty = num == 0 && sdci_cache_newest(i->cache)->num_instances > 0;
 
     sdci_instancer_note_headers(i);
+    sdci_instancer_note_wait(i);
     if (sdci_instancer_went_backwards(i)) {
         i->index = 0;
         sdci_instancer_log(i, SDC_LOG_INFO, "action", "index went backwards: starting over");
@@ -12377,22 +12625,35 @@ static void sdci_instancer_not_home(sdc_instancer *i, const sdc_error *error)
     sdci_task_failed(&i->task, error);
 }
 
-static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error *error)
+/* The pause after a failure that was counted. An agent that says no, or not now, is given time; but
+   `leaves` says that another one is asked next. */
+static uint64_t sdci_instancer_pause_ms(sdc_instancer *i, sdc_err err, bool leaves)
 {
-    bool is_slow = err == SDC_ERR_DENIED || err == SDC_ERR_BUSY;
-    uint32_t max_ms = i->backoff_max_ms;
+    sdc_task *task = &i->task;
+    bool is_slow = !leaves && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
     uint32_t min_ms = is_slow ? (uint32_t)sdci_max(i->backoff_min_ms, SDCI_SLOW_RETRY_MS)
                               : i->backoff_min_ms;
+    uint64_t pause_ms = sdci_backoff_ms(&task->random, min_ms, i->backoff_max_ms,
+                                        sdci_task_rounds(task, i->num_failures));
+    uint64_t after_ms = sdci_min(sdci_answer_retry_after_ms(&task->answer), i->backoff_max_ms);
 
+    if (!leaves && after_ms > pause_ms) {
+        pause_ms = after_ms + sdci_random_upto(&task->random, after_ms / 8);
+    }
+    return pause_ms;
+}
+
+static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error *error)
+{
+    sdci_instancer_note_cut(i, err, error);
     i->num_failures++;
     i->index = 0;
     i->bucket.every_ms = SDCI_READ_EVERY_MS;    /* the backoff bounds the rate from here on */
-    sdci_instancer_pause(i, SDCI_READ_FIRST,
-                         sdci_backoff_ms(&i->task.random, min_ms, max_ms,
-                                         sdci_task_rounds(&i->task, i->num_failures)));
     sdci_instancer_log(i, SDC_LOG_WARN, "err", error->message);
     sdci_task_failed(&i->task, error);
-    (void)sdci_task_leave_agent(&i->task, err);
+    bool leaves = sdci_task_leave_agent(&i->task, err);
+    sdci_instancer_pause(i, SDCI_READ_FIRST, sdci_instancer_pause_ms(i, err, leaves));
+    sdci_instancer_show(i);
     (void)sdc_cache_update_error(i->cache, err, error->message, i->task.now_ms);
     sdci_cache_drop_spare(i->cache);
 }
@@ -12472,6 +12733,9 @@ static sdc_err sdci_instancer_advance(sdc_task *task, sdci_share *share)
     sdc_instancer *i = sdci_instancer_of(task);
     sdc_err err = SDC_OK;
 
+    if (task->now_ms >= i->show_at_ms && !sdci_task_is_stopping(task)) {
+        sdci_instancer_show(i);
+    }
     if (sdci_task_is_stopping(task)) {
         return sdci_instancer_stop(i);
     }
@@ -12491,8 +12755,10 @@ static uint64_t sdci_instancer_deadline(const sdc_task *task)
     if (sdci_task_is_stopping(task)) {
         return 0;
     }
-    return i->state == SDCI_INSTANCER_PAUSED ? sdci_bucket_next_ms(&i->bucket, i->wake_ms)
-                                             : sdci_instancer_spare_ms(i);
+    uint64_t next_ms = i->state == SDCI_INSTANCER_PAUSED
+                           ? sdci_bucket_next_ms(&i->bucket, i->wake_ms)
+                           : sdci_instancer_spare_ms(i);
+    return sdci_min(next_ms, i->show_at_ms);
 }
 
 /* -- Create and destroy -- */
@@ -12526,10 +12792,29 @@ static sdc_err sdci_instancer_valid(const sdc_instancer_desc *desc, sdc_error *e
         return sdci_fail(error, SDC_ERR_ARG, "%s cannot be for ever",
                          desc->backoff_min_ms == SDC_NEVER ? "backoff_min_ms" : "backoff_max_ms");
     }
+    if (desc->quiet_min_ms == SDC_NEVER) {
+        return sdci_fail(error, SDC_ERR_ARG, "quiet_min_ms cannot be for ever");
+    }
+    if (desc->quiet_max_ms != 0 && desc->quiet_max_ms < desc->quiet_min_ms) {
+        return sdci_fail(error, SDC_ERR_ARG, "quiet_max_ms is less than quiet_min_ms");
+    }
     if (desc->backoff_max_ms != 0 && desc->backoff_max_ms < desc->backoff_min_ms) {
         return sdci_fail(error, SDC_ERR_ARG, "backoff_max_ms is less than backoff_min_ms");
     }
     return SDC_OK;
+}
+
+/* What the desc leaves open. */
+static void sdci_instancer_configure(sdc_instancer *i, const sdc_instancer_desc *desc)
+{
+    uint64_t quiet_max_ms = (uint64_t)desc->quiet_min_ms * 4;
+
+    i->backoff_min_ms = sdci_or(desc->backoff_min_ms, 10);
+    i->backoff_max_ms = (uint32_t)sdci_max(sdci_or(desc->backoff_max_ms, 60000),
+                                           i->backoff_min_ms);
+    i->resync_ms = sdci_or(desc->resync_ms, 600000);
+    i->quiet_min_ms = desc->quiet_min_ms;
+    i->quiet_max_ms = sdci_or(desc->quiet_max_ms, (uint32_t)sdci_min(quiet_max_ms, SDC_NEVER));
 }
 
 sdc_err sdc_instancer_create(sdc_client *client, const sdc_instancer_desc *desc,
@@ -12560,12 +12845,12 @@ sdc_err sdc_instancer_create(sdc_client *client, const sdc_instancer_desc *desc,
     i->cache = cache;
     i->cache->mute = &i->task.is_stopping;
     i->cache->keeps_spare = true;
-    i->backoff_min_ms = sdci_or(desc->backoff_min_ms, 10);
-    i->backoff_max_ms = (uint32_t)sdci_max(sdci_or(desc->backoff_max_ms, 60000),
-                                           i->backoff_min_ms);
-    i->resync_ms = sdci_or(desc->resync_ms, 600000);
+    sdci_instancer_configure(i, desc);
     i->resync_at_ms = SDCI_FOREVER;
+    i->show_at_ms = SDCI_FOREVER;
+    i->show_by_ms = SDCI_FOREVER;
     sdci_bucket_init(&i->bucket, i->task.now_ms);
+    sdci_wait_init(&i->wait, i->query.wait_ms);
     sdci_instancer_pause(i, SDCI_READ_FIRST, 0);
     *out = i;
     return SDC_OK;
@@ -12642,6 +12927,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 }
 
 
+#undef SDCI_AGENTS_MAX
 #undef SDCI_BODY_MAX
 #undef SDCI_CARRY
 #undef SDCI_CHECKS_APART
@@ -12675,6 +12961,8 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_LIST_MAX
 #undef SDCI_LIST_RECENT
 #undef SDCI_LOOK
+#undef SDCI_RETRY_AFTER_MAX_S
+#undef SDCI_RETURN_MS
 #undef SDCI_STOP_POLL_MS
 #undef SDCI_STRIDE
 #undef SDCI_MINUTE_MS
@@ -12695,6 +12983,8 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_SPARE_MS
 #undef SDCI_STEP_BYTES
 #undef SDCI_TOKEN_MAX
+#undef SDCI_WAIT_GROWS
+#undef SDCI_WAIT_LEAST_MS
 #undef SDCI_WAIT_MAX_MS
 #undef SDCI_WAKER_BITS
 

@@ -6,7 +6,8 @@
 #include "test_task.c"
 #include "test_instancer.c"
 #include "test_agents.c"
+#include "test_patience.c"
 #include "test_io.c"
 
 TEST_MAIN(GROUP(cases_cache), GROUP(cases_task), GROUP(cases_instancer), GROUP(cases_agents),
-          GROUP(cases_io))
+          GROUP(cases_patience), GROUP(cases_io))

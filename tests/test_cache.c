@@ -1020,7 +1020,7 @@ static sdc_err gather_offer(sdc_cache *cache, const gather_body *body, bool *cha
         sdci_list_add(&list, &copy.in, 0);
         memset(copy.commit, 'x', sizeof copy.commit);
     }
-    sdc_err err = sdci_cache_offer(cache, &list, 7, 1000, changed);
+    sdc_err err = sdci_cache_offer(cache, &list, 7, 1000, false, changed);
     sdci_list_deinit(&list);
     return err;
 }
