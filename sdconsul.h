@@ -6258,6 +6258,9 @@ static sdc_err sdci_posix_stream_open(void *user, const sdc_target *target, void
     if (getsockopt(ready.fd, SOL_SOCKET, SO_ERROR, &code, &len) != 0) {
         code = errno;
     }
+    if (code == ECONNRESET) {
+        return SDC_OK;      /* it had accepted: what it said before is still to be read */
+    }
     return code == 0 ? SDC_OK : sdci_fail_os(error, SDC_ERR_CONNECT, "connect", code);
 }
 
@@ -7117,8 +7120,8 @@ static sdc_err sdci_call_silent(sdci_call *call, uint64_t now_ms, sdc_error *err
     }
     call->num_silent++;
     return call->num_silent < 2 ? SDC_ERR_IO
-           : sdci_fail(error, SDC_ERR_BUSY, "new connections are closed without an answer: its limit "
-                       "(http_max_conns_per_client) may be reached");
+           : sdci_fail(error, SDC_ERR_BUSY, "new connections are closed without an answer: "
+                       "its limit (http_max_conns_per_client) may be reached");
 }
 
 /* Moves the exchange on. SDC_OK: the answer is whole. SDC_AGAIN: wait for `until`, the deadline,
@@ -9817,7 +9820,7 @@ typedef struct sdci_subscriber {
 struct sdc_cache {
     sdc_allocator allocator;
     const sdc_event *current;           /* retained; under lock */
-    const sdc_event *unseen;            /* a newer one that nobody was shown yet, retained; or NULL */
+    const sdc_event *unseen;            /* a newer one that nobody was shown, retained; or NULL */
     sdci_buf subscribers;               /* of sdci_subscriber */
     sdci_diff diff;                     /* the newest one that was made */
     const uint32_t *mute;               /* not 0: no callback is begun; or NULL */
@@ -10146,8 +10149,8 @@ static sdc_err sdci_cache_show(sdc_cache *cache)
     return err;
 }
 
-/* Takes a gathered list if it differs from the newest one, or if that is not a good answer: shows it
-   to everybody, or `keeps_unseen`, so that further changes can come to it first. *changed: the
+/* Takes a gathered list if it differs from the newest one, or if that is not a good answer: shows
+   it to everybody, or `keeps_unseen`, so that further changes can come to it first. *changed: the
    instances differ. */
 static sdc_err sdci_cache_offer(sdc_cache *cache, sdci_list *list, uint64_t index, uint64_t now_ms,
                                 bool keeps_unseen, bool *changed)
@@ -12035,7 +12038,8 @@ static void sdci_reading_init(sdci_reading *reading, const sdc_client *client,
     reading->query = query;
     reading->allocator = &client->allocator;
     reading->max_instances = client->max_instances;
-    sdci_list_init(&reading->list, &client->allocator, cache != NULL ? sdci_cache_newest(cache) : NULL,
+    sdci_list_init(&reading->list, &client->allocator,
+                   cache != NULL ? sdci_cache_newest(cache) : NULL,
                    cache != NULL ? &cache->spare : NULL);
 }
 
@@ -12348,7 +12352,7 @@ struct sdc_instancer {
     uint64_t wake_ms;           /* end of the pause */
     uint64_t asked_at_ms;
     uint64_t resync_at_ms;
-    uint64_t show_at_ms;        /* when changes have been quiet for long enough; FOREVER: none wait */
+    uint64_t show_at_ms;        /* when changes were quiet for long enough; FOREVER: none wait */
     uint64_t show_by_ms;        /* when they are shown however unquiet it is */
     uint64_t index;             /* to ask with; 0: none */
     uint64_t asked_index;       /* of the read under way */
@@ -12648,7 +12652,9 @@ static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error
     sdci_instancer_note_cut(i, err, error);
     i->num_failures++;
     i->index = 0;
-    i->bucket.every_ms = SDCI_READ_EVERY_MS;    /* the backoff bounds the rate from here on */
+    /* the backoff bounds the rate now; buckets that were emptied together do not refill together */
+    i->bucket.every_ms = SDCI_READ_EVERY_MS +
+                         (uint32_t)sdci_random_upto(&i->task.random, SDCI_READ_EVERY_MS / 5);
     sdci_instancer_log(i, SDC_LOG_WARN, "err", error->message);
     sdci_task_failed(&i->task, error);
     bool leaves = sdci_task_leave_agent(&i->task, err);
