@@ -96,6 +96,17 @@
        sdc_client_desc desc = { .address = "10.0.0.1:8500",
                                 .token_file = "/run/secrets/consul" };
 
+   Several agents may be named, the preferred one first:
+
+       .address = "10.0.0.1:8500,10.0.0.2:8500,10.0.0.3:8500"
+
+   Each task uses the first and stays there as long as it works. It goes on to
+   the next one when it cannot connect, gets no answer in time, is refused for a
+   limit, or hears that there is no leader; a connection that breaks is made
+   again with the same agent first. After five minutes elsewhere it looks for
+   the first one again. A name is resolved anew for each connection, and all of
+   its addresses are tried.
+
    A token goes into the X-Consul-Token header and nowhere else. The file is
    read anew for each request, so a rotated token is used by the next one; while
    it cannot be read, the last one that was read stays. sdc_client_set_token
@@ -138,11 +149,17 @@
 
    steps until one instance is known, or five seconds are over.
 
+   A burst of changes, a deployment say, can be shown as one: quiet_min_ms of
+   the instancer waits until nothing has changed for so long, but not beyond
+   quiet_max_ms.
+
    Failures keep the list. event->err is then not SDC_OK, message says why,
    failing_since_ms since when, and instances are the last good ones. An empty
    list with is_known true means that there are none; a list that turns empty
    has been confirmed by a second read. A service that nobody has registered is
-   known and empty, too.
+   known and empty, too. A token that may not read the service looks like that
+   as well: SDC_ERR_DENIED where the agent says so, filtered_by_acl in sdc_stats
+   and a warning where it only leaves instances out.
 
    4. Register
 
@@ -242,8 +259,15 @@
              without one, and the answer in between is not published. 0 counts
              as 1. A missing one means polling at the rate above.
    Failures  10 ms after the first, then anywhere between that and a span that
-             doubles up to 60 s; after 403 and 429 not under a second. The next
-             read has no index. One good answer ends it.
+             doubles up to 60 s; after 403 and 429 not under a second, and not
+             before Retry-After has passed (at most backoff_max_ms). The next
+             read has no index. One good answer ends it. With several agents
+             the span doubles once for each round of the list.
+   Waits     Two queries in a row that are held for ten seconds or more and then
+             cut, as proxies and write timeouts do, halve the wait, down to
+             10 s; held ones let it grow again.
+   Stale     With max_stale_ms, an answer that is too old is asked again of the
+             leader; so is every list that turns empty.
    Deadlines A connection must come up in 5 s for each address, an answer that
              nobody holds in 15 s, a blocking query in wait + wait/16 + 10 s.
    Connection  One for each task, kept open and watched; a request that meets a
@@ -256,10 +280,10 @@
    No HTTP/2, no compression, no TLS of its own (see 7), no KV store, sessions,
    ACL management or Connect certificates. No IDN: names go to the resolver as
    they are. Port 0 means "no port": such an instance is left out, and counted,
-   unless it has a socket path or named ports. One agent for each client. An
-   entry with more than 1024 tags, ports, tagged addresses or meta pairs, or with
-   more than 1 MiB of text, is left out. JSON nested deeper than 64 levels is an
-   error; so is a string over 1 MiB in sdc_json.
+   unless it has a socket path or named ports. An entry with more than 1024
+   tags, ports, tagged addresses or meta pairs, or with more than 1 MiB of text,
+   is left out. JSON nested deeper than 64 levels is an error; so is a string
+   over 1 MiB in sdc_json. A client names at most 32 agents.
 
 
    ERRORS
@@ -290,8 +314,8 @@
    Of each entry a watch keeps a print: a hash of its bytes, 48 bits under a
    seed that nobody else knows, and how many they are. An entry of the next
    answer with the print that is expected at its place is that entry again, and
-   is not read. Of changes, one in 10^14 would be overlooked so, until the next read
-   with index 0 (resync_ms), which reads everything. With SDC_NO_FAST_PATH all
+   is not read. Of changes, one in 10^14 would be overlooked so, until the next
+   read with index 0 (resync_ms), which reads everything. With SDC_NO_FAST_PATH all
    answers are read so.
 
 
@@ -745,12 +769,14 @@ SDC_API void sdc_event_release(const sdc_event *event);
 
 /* Each blocks the caller for at most request_timeout_ms; the last one, asked
    with an index, for wait_ms + wait_ms/16 + 10 s. The system's resolver is not
-   bounded by that. Any thread.
+   bounded by that. Of several agents the first that works is used, each with a
+   time of its own. Any thread.
    Errors: SDC_ERR_ARG before anything is sent, and those of the exchange. */
 SDC_API sdc_err sdc_client_register(sdc_client *client,
                                     const sdc_registration *registration,
                                     sdc_error *error);
-/* An ID that the agent does not know is a success. */
+/* An ID that the agent does not know is a success. Of several agents each is
+   told, since any may hold the service; the first failure is the result. */
 SDC_API sdc_err sdc_client_deregister(sdc_client *client,
                                       const char *service_id,
                                       sdc_error *error);
