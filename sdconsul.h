@@ -12425,19 +12425,19 @@ static sdc_err sdci_instancer_on_body(void *user, const void *bytes, size_t len)
     return sdci_reading_feed(&i->reading, bytes, len);
 }
 
-/* A blocking query gives way to a full read when one is due. */
+/* A blocking query, or what takes its place with an agent that names no index, gives way to a full
+   read when one is due. */
 static void sdci_instancer_choose(sdc_instancer *i)
 {
     sdc_task *task = &i->task;
+    bool is_well = i->read == SDCI_READ_BLOCKING ||
+                   (i->read == SDCI_READ_FIRST && i->num_failures == 0);
 
-    if (i->read != SDCI_READ_BLOCKING) {
-        return;
-    }
-    if (task->now_ms >= task->home_at_ms) {
+    if (is_well && task->now_ms >= task->home_at_ms) {
         i->away = (uint32_t)sdci_link_which(&task->call.link);
         sdci_task_use_agent(task, 0);
         i->read = SDCI_READ_FIRST;
-    } else if (task->now_ms >= i->resync_at_ms) {
+    } else if (is_well && task->now_ms >= i->resync_at_ms) {
         i->read = SDCI_READ_FIRST;
     }
 }
