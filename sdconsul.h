@@ -11712,6 +11712,7 @@ bool sdc_registrar_is_registered(const sdc_registrar *registrar)
 #define SDCI_WAIT_LEAST_MS   10000u     /* queries are cut, if at all, after so long; and no less
                                            is asked for unless the program does */
 #define SDCI_WAIT_GROWS      8u         /* held queries in a row, before longer ones are tried */
+#define SDCI_FULL_EVERY_MS   10000u     /* full reads for want of trust come no faster */
 #define SDCI_CONFIRM_MS      20u        /* before an emptied list is read again */
 #define SDCI_SLOW_RETRY_MS   1000u      /* after an answer that says no */
 #define SDCI_SPARE_MS        200u       /* an agent that holds a query for so long has no news */
@@ -12377,6 +12378,7 @@ struct sdc_instancer {
     sdci_wait wait;
     uint64_t wake_ms;           /* end of the pause */
     uint64_t asked_at_ms;
+    uint64_t full_at_ms;        /* when a full read last ended well */
     uint64_t resync_at_ms;
     uint64_t show_at_ms;        /* when changes were quiet for long enough; FOREVER: none wait */
     uint64_t show_by_ms;        /* when they are shown however unquiet it is */
@@ -12561,6 +12563,20 @@ static void sdci_instancer_show(sdc_instancer *i)
     i->show_at_ms = failed ? i->task.now_ms + SDCI_SLOW_RETRY_MS : SDCI_FOREVER;
 }
 
+/* Whether the agent held the query to the end of its wait, or nearly so. */
+static bool sdci_instancer_waited(const sdc_instancer *i)
+{
+    return i->task.now_ms - i->asked_at_ms >= i->asked_wait_ms - i->asked_wait_ms / 8;
+}
+
+/* An agent ends a query before its time, with the index that it was asked with, when its store is
+   replaced: what it says is the old one's, and the index means nothing to the new one. */
+static bool sdci_instancer_lost_trust(const sdc_instancer *i)
+{
+    return i->read == SDCI_READ_BLOCKING && i->task.answer.index == i->asked_index &&
+           !sdci_instancer_waited(i) && i->task.now_ms - i->full_at_ms >= SDCI_FULL_EVERY_MS;
+}
+
 static sdc_err sdci_instancer_publish(sdc_instancer *i)
 {
     size_t num = i->reading.list.num;
@@ -12570,11 +12586,13 @@ static sdc_err sdci_instancer_publish(sdc_instancer *i)
     bool changed = false;
 
     if (i->read != SDCI_READ_BLOCKING) {
+        i->full_at_ms = i->task.now_ms;
         i->resync_at_ms = sdci_after(i->task.now_ms, i->resync_ms);
     }
     i->index = index;
     i->task.stats.last_good_at_ms = i->task.now_ms;
-    sdci_instancer_pause(i, index != 0 ? SDCI_READ_BLOCKING : SDCI_READ_FIRST, 0);
+    sdci_instancer_pause(i, index != 0 && !sdci_instancer_lost_trust(i) ? SDCI_READ_BLOCKING
+                                                                       : SDCI_READ_FIRST, 0);
     sdc_err err = sdci_cache_offer(i->cache, &i->reading.list, index, i->task.now_ms, is_quiet,
                                    &changed);
     if (changed && err == SDC_OK && is_quiet) {
@@ -12589,17 +12607,7 @@ static sdc_err sdci_instancer_publish(sdc_instancer *i)
     return err;
 }
 
-/* How long the query was held, when it ended well. */
-static void sdci_instancer_note_wait(sdc_instancer *i)
-{
-    uint64_t held_ms = i->task.now_ms - i->asked_at_ms;
-
-    if (i->read == SDCI_READ_BLOCKING && held_ms >= i->asked_wait_ms - i->asked_wait_ms / 8) {
-        sdci_wait_held(&i->wait);
-    }
-}
-
-/* The same when it failed. */
+/* A held query that failed may have been cut. */
 static void sdci_instancer_note_cut(sdc_instancer *i, sdc_err err, const sdc_error *error)
 {
     uint64_t held_ms = i->task.now_ms - i->asked_at_ms;
@@ -12620,7 +12628,9 @@ static sdc_err sdci_instancer_answered(sdc_instancer *i)
     bool would_empty = num == 0 && sdci_cache_newest(i->cache)->num_instances > 0;
 
     sdci_instancer_note_headers(i);
-    sdci_instancer_note_wait(i);
+    if (i->read == SDCI_READ_BLOCKING && sdci_instancer_waited(i)) {
+        sdci_wait_held(&i->wait);
+    }
     if (sdci_instancer_went_backwards(i)) {
         i->index = 0;
         sdci_instancer_log(i, SDC_LOG_INFO, "action", "index went backwards: starting over");
@@ -12972,6 +12982,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_FIRST_BYTE
 #undef SDCI_FIRST_BYTES
 #undef SDCI_FOREVER
+#undef SDCI_FULL_EVERY_MS
 #undef SDCI_GAP_ACTIONS
 #undef SDCI_GAP_BYTES
 #undef SDCI_GAP_FULL

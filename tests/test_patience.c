@@ -239,6 +239,48 @@ static void test_18_failures_of_growing_back_become_rare(void)
     rig_deinit(&r);
 }
 
+/* ---- a query that ends early with nothing new ----------------------------------------------------- */
+
+/* A restored snapshot: the held query ends at once with the old list and the index it was asked
+   with, and the new store's index is lower. */
+static void test_22_restored_snapshot_is_read_at_once(void)
+{
+    rig r;
+    CHECK(rig_init(&r, NULL));
+    script_health(r.script, 100, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_delay(r.script, 20000);
+    script_health(r.script, 100, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_health(r.script, 50, SCRIPT_LIST(r.script, { .address = "10.1.0.2", .port = 80 }));
+    script_hold(r.script);
+    if (rig_watch(&r, NULL)) {
+        rig_run(&r, 21000);
+        CHECK(script_query(script_nth(r.script, 2), "index") == NULL);
+        CHECK_STR(rig_addrs(&r), "10.1.0.2:80");
+    }
+    rig_deinit(&r);
+}
+
+/* An agent that wakes for others all the time is read in full one time in ten seconds. */
+static void test_22_full_reads_for_want_of_trust_are_few(void)
+{
+    size_t num_full = 0;
+    rig r;
+    CHECK(rig_init(&r, NULL));
+    script_health(r.script, 100, "[]");
+    for (int i = 0; i < 300; i++) {
+        script_delay(r.script, 1000);
+        script_health(r.script, 100, "[]");
+    }
+    if (rig_watch(&r, NULL)) {
+        rig_run(&r, 120000);
+        for (size_t i = 0; i < script_num_requests(r.script); i++) {
+            num_full += script_query(script_nth(r.script, i), "index") == NULL ? 1 : 0;
+        }
+        CHECK_BETWEEN(num_full, 10, 13);
+    }
+    rig_deinit(&r);
+}
+
 /* ---- bursts -------------------------------------------------------------------------------------- */
 
 /* A list of so many instances. */
@@ -399,6 +441,8 @@ static const test_case cases_patience[] = {
     TEST(test_18_short_waits_stay),
     TEST(test_18_one_cut_changes_nothing),
     TEST(test_18_failures_of_growing_back_become_rare),
+    TEST(test_22_restored_snapshot_is_read_at_once),
+    TEST(test_22_full_reads_for_want_of_trust_are_few),
     TEST(test_91_burst_is_one_event),
     TEST(test_91_unrest_is_shown_after_the_longest_time),
     TEST(test_91_change_and_back_is_no_event),
