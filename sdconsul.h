@@ -12290,9 +12290,15 @@ static void sdci_bucket_take(sdci_bucket *bucket)
     bucket->tokens--;
 }
 
-static void sdci_bucket_slow_down(sdci_bucket *bucket)
+/* What has trickled in counts at the pace it came with; the rest of it is lost. */
+static void sdci_bucket_set_pace(sdci_bucket *bucket, uint64_t every_ms, uint64_t now_ms)
 {
-    bucket->every_ms = (uint32_t)sdci_min((uint64_t)bucket->every_ms * 2, SDCI_READ_SLOWEST_MS);
+    every_ms = sdci_min(every_ms, SDCI_READ_SLOWEST_MS);
+    if (bucket->every_ms != every_ms) {
+        sdci_bucket_fill(bucket, now_ms);
+        bucket->every_ms = (uint32_t)every_ms;
+        bucket->filled_at_ms = now_ms;
+    }
 }
 
 /* -- How long queries are held -- */
@@ -12374,6 +12380,7 @@ struct sdc_instancer {
     sdci_query query;
     sdci_reading reading;
     uint64_t seed;              /* of prints */
+    uint64_t token_print;       /* of the token that was sent last */
     sdci_bucket bucket;
     sdci_wait wait;
     uint64_t wake_ms;           /* end of the pause */
@@ -12444,26 +12451,46 @@ static void sdci_instancer_choose(sdc_instancer *i)
     }
 }
 
+static sdci_request sdci_instancer_request(sdc_instancer *i)
+{
+    bool is_fresh = i->read == SDCI_READ_FRESH || i->read == SDCI_READ_CONFIRM;
+
+    i->asked_index = i->read == SDCI_READ_BLOCKING ? i->index : 0;
+    return sdci_query_request(&i->query, i->task.client, &i->task.call, i->asked_index,
+                              i->asked_wait_ms, is_fresh);
+}
+
+/* What an index stands for is what one token may see. */
+static bool sdci_instancer_has_other_token(sdc_instancer *i, const sdci_request *request)
+{
+    uint64_t before = i->token_print;
+
+    if (request->out->err == SDC_OK) {
+        i->token_print = sdci_hash(request->out->ptr + request->token_at, request->token_len,
+                                   i->seed);
+    }
+    return i->token_print != before;
+}
+
 /* Watches that were started together end their waits together unless each takes a little off. */
 static void sdci_instancer_ask(sdc_instancer *i)
 {
     sdc_task *task = &i->task;
-    uint32_t wait_ms = i->wait.ms;
 
     sdci_instancer_choose(i);
-    bool is_fresh = i->read == SDCI_READ_FRESH || i->read == SDCI_READ_CONFIRM;
-    uint64_t index = i->read == SDCI_READ_BLOCKING ? i->index : 0;
-    wait_ms -= (uint32_t)sdci_random_upto(&task->random, wait_ms / 10);
-    i->asked_index = index;
-    i->asked_wait_ms = wait_ms;
+    i->asked_wait_ms = i->wait.ms - (uint32_t)sdci_random_upto(&task->random, i->wait.ms / 10);
     i->asked_at_ms = task->now_ms;
+    sdci_request request = sdci_instancer_request(i);
+    if (sdci_instancer_has_other_token(i, &request) && i->read == SDCI_READ_BLOCKING) {
+        i->read = SDCI_READ_FIRST;
+        request = sdci_instancer_request(i);
+    }
     sdci_bucket_take(&i->bucket);
     sdci_reading_init(&i->reading, task->client, &i->query, i->cache);
     i->reading.seed = i->seed;
-    i->reading.reads_all = index == 0;
-    sdci_request request = sdci_query_request(&i->query, task->client, &task->call, index, wait_ms,
-                                              is_fresh);
-    sdci_task_start(task, &request, "GET", sdci_query_timeout_ms(task->client, index, wait_ms),
+    i->reading.reads_all = i->asked_index == 0;
+    sdci_task_start(task, &request, "GET",
+                    sdci_query_timeout_ms(task->client, i->asked_index, i->asked_wait_ms),
                     sdci_instancer_on_body);
     i->state = SDCI_INSTANCER_READING;
 }
@@ -12526,9 +12553,9 @@ static bool sdci_instancer_was_held(const sdc_instancer *i)
 static void sdci_instancer_adjust_bucket(sdc_instancer *i, bool is_news)
 {
     if (is_news || sdci_instancer_was_held(i)) {
-        i->bucket.every_ms = SDCI_READ_EVERY_MS;
+        sdci_bucket_set_pace(&i->bucket, SDCI_READ_EVERY_MS, i->task.now_ms);
     } else if (i->asked_index != 0 || i->task.answer.index == 0) {
-        sdci_bucket_slow_down(&i->bucket);
+        sdci_bucket_set_pace(&i->bucket, (uint64_t)i->bucket.every_ms * 2, i->task.now_ms);
     }
 }
 
@@ -12689,8 +12716,9 @@ static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error
     i->num_failures++;
     i->index = 0;
     /* the backoff bounds the rate now; buckets that were emptied together do not refill together */
-    i->bucket.every_ms = SDCI_READ_EVERY_MS +
-                         (uint32_t)sdci_random_upto(&i->task.random, SDCI_READ_EVERY_MS / 5);
+    sdci_bucket_set_pace(&i->bucket, SDCI_READ_EVERY_MS +
+                         sdci_random_upto(&i->task.random, SDCI_READ_EVERY_MS / 5),
+                         i->task.now_ms);
     sdci_instancer_log(i, SDC_LOG_WARN, "err", error->message);
     sdci_task_failed(&i->task, error);
     bool leaves = sdci_task_leave_agent(&i->task, err);
