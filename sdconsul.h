@@ -181,10 +181,20 @@
    The ID is name-address-port unless you give one: the same at each start, so
    that a restarted program takes its old place.
 
+   Heartbeats prove that the task is stepped, not that the program is well. With
+   status_expires_ms they end when sdc_registrar_set_status was not called for
+   so long, the TTL lapses, and the next call brings them back at once: call it
+   from what must not hang.
+
+   sdc_registrar_update registers other tags, meta or weights under the same ID,
+   without a gap and from any thread.
+
    Where the agent checks the service itself (http, tcp, grpc, ...) there is
    nothing to beat: the task asks every verify_ms whether the service is still
-   there. For a registration without any of this there are sdc_client_register
-   and sdc_client_deregister, which block.
+   there, and still as it was registered; what somebody has removed or replaced
+   is registered again. With enable_tag_override only its presence counts. For
+   a registration without any of this there are sdc_client_register and
+   sdc_client_deregister, which block.
 
    5. Your own loop
 
@@ -216,9 +226,9 @@
    The library starts no thread. One task, one thread at a time; different tasks
    of one client may be stepped on different threads. Any thread may call
    sdc_stop, sdc_wake, sdc_task_stats, sdc_task_error, sdc_client_set_token,
-   sdc_registrar_set_..., sdc_registrar_is_registered, sdc_instancer_state,
-   sdc_cache_state, and retain and release events. sdc_stop and sdc_wake may be
-   called from signal handlers.
+   sdc_registrar_set_..., sdc_registrar_update, sdc_registrar_is_registered,
+   sdc_instancer_state, sdc_cache_state, and retain and release events. sdc_stop
+   and sdc_wake may be called from signal handlers.
 
    What threads share is under locks that are held for a few instructions and
    waited for by yielding; mind that where threads have real-time priorities.
@@ -813,10 +823,10 @@ SDC_API void sdc_wake(sdc_task *task);
 /* wants: told at once, and from then on inside sdc_step and destroy whenever
    fd, serial, readiness or deadline_ms differ from what was told last; fd -1
    comes before a descriptor is closed.
-   wake: sdc_stop, sdc_wake and sdc_registrar_set_... were called: make the
-   loop step this task, by uv_async_send or a write to an eventfd. Comes on the
-   caller's thread, signal handlers included, and must do no more than that: no
-   step, no destroy, no lock that the stepping thread may hold meanwhile. A
+   wake: sdc_stop, sdc_wake, sdc_registrar_set_... or _update were called: make
+   the loop step this task, by uv_async_send or a write to an eventfd. Comes on
+   the caller's thread, signal handlers included, and must do no more than that:
+   no step, no destroy, no lock that the stepping thread may hold meanwhile. A
    step that blocks needs none.
    NULL takes a function off. Call on the thread that steps. */
 typedef void (*sdc_wants_fn)(void *user, sdc_task *task, sdc_wants wants);
@@ -849,8 +859,11 @@ SDC_API void sdc_task_error(const sdc_task *task, sdc_error *out);
 typedef struct sdc_registrar_desc {
     sdc_registration registration;  /* copied, all of it                      */
     uint32_t heartbeat_ms;          /* for a TTL check  (a third of the TTL)  */
-    uint32_t verify_ms;             /* without a TTL check, how often the agent
-                                       is asked whether it is there (30000)   */
+    uint32_t status_expires_ms;     /* a TTL check's heartbeats end when its
+                                       last set_status is so old      (never) */
+    uint32_t verify_ms;             /* without heartbeats, how often the agent
+                                       is asked whether it is there, and still
+                                       the same                       (30000) */
     uint32_t stop_timeout_ms;       /* deregistering on stop ends by then
                                                              (2000)           */
     bool     keep_on_stop;          /* do not deregister on stop   (false)    */
@@ -879,18 +892,28 @@ SDC_API sdc_err sdc_registrar_register(sdc_registrar *registrar,
 SDC_API sdc_err sdc_registrar_deregister(sdc_registrar *registrar,
                                          sdc_error *error);
 
-/* Any thread, these three. What is set is kept and sent by the next steps, and
-   again whenever the service had to be registered again; a blocked step is
-   woken. check_id NULL means every TTL check; output and reason are cut at
-   4 KiB. Errors: SDC_ERR_ARG (no such TTL check, a status that cannot be
-   set, text that is not UTF-8), SDC_ERR_NOMEM. */
+/* Any thread, the next three: kept, and sent by the next steps; a blocked step
+   is woken.
+   Registers the service anew and in place, with other tags, meta, weights and
+   so on. Nothing is lost while the agent is away, the newest one wins, and what
+   was registered before stays and is kept alive until the agent takes this one.
+   Errors: SDC_ERR_ARG, SDC_ERR_NOMEM. Refused are another ID, and other TTL
+   checks: their IDs and ttl_ms must stay the same. */
+SDC_API sdc_err sdc_registrar_update(sdc_registrar *registrar,
+                                     const sdc_registration *same_id,
+                                     sdc_error *error);
+/* These two are sent again whenever the service had to be registered again.
+   check_id NULL means every TTL check; output and reason are cut at 4 KiB.
+   Errors: SDC_ERR_ARG (no such TTL check, a status that cannot be set, text
+   that is not UTF-8), SDC_ERR_NOMEM. */
 SDC_API sdc_err sdc_registrar_set_status(sdc_registrar *registrar,
                                          const char *check_id,
                                          sdc_status status,
                                          const char *output);
 SDC_API sdc_err sdc_registrar_set_maintenance(sdc_registrar *registrar, bool on,
                                               const char *reason);
-/* As of the agent's newest answer. */
+/* The agent has the service, as of its newest answer; also while an update is
+   still on its way. Any thread. */
 SDC_API bool sdc_registrar_is_registered(const sdc_registrar *registrar);
 
 /* -- Instancer: keeps the instances of one service ------------------------ */
@@ -7857,6 +7880,7 @@ typedef struct sdci_answer {
     uint64_t date_s;            /* of the Date field, 0 none */
     uint64_t retry_date_s;      /* Retry-After as a date, 0 none */
     uint64_t retry_after_s;     /* as seconds */
+    uint64_t content_hash;      /* a hash of X-Consul-ContentHash; 0: none came */
     size_t text_len;
     sdci_str token;             /* as it was sent; valid as long as the request, and so is: */
     sdci_str path;              /* without prefix and query, for messages */
@@ -7911,6 +7935,8 @@ static sdc_err sdci_answer_on_header(void *user, const char *name, size_t name_l
         answer->known_leader = sdci_equal_nocase(value, sdci_str_of("true"));
     } else if (sdci_equal_nocase(rest, sdci_str_of("LastContact"))) {
         answer->last_contact_ms = sdci_parse_u64(value, UINT64_MAX, &number) ? number : 0;
+    } else if (sdci_equal_nocase(rest, sdci_str_of("ContentHash"))) {
+        answer->content_hash = sdci_hash(value.ptr, value.len, 0) | 1;
     } else if (sdci_equal_nocase(rest, sdci_str_of("Query-Backend"))) {
         answer->is_streaming = sdci_equal_nocase(value, sdci_str_of("streaming"));
     } else if (sdci_equal_nocase(rest, sdci_str_of("Results-Filtered-By-ACLs"))) {
@@ -10761,6 +10787,7 @@ typedef struct sdci_service {
     sdci_buf body;
     char *id;
     char *name, *tags, *address;        /* for the log, as go-kit writes them */
+    bool has_tag_override;              /* others may change the tags */
 } sdci_service;
 
 static void sdci_service_deinit(sdci_service *service)
@@ -10812,6 +10839,7 @@ static sdc_err sdci_service_init(sdci_service *service, const sdc_allocator *all
 {
     memset(service, 0, sizeof *service);
     service->allocator = allocator;
+    service->has_tag_override = r->enable_tag_override;
     sdci_buf_init(&service->body, allocator, SDCI_BODY_MAX);
     sdc_err err = sdci_registration_valid(allocator, r, error);
     if (err != SDC_OK) {
@@ -10949,6 +10977,7 @@ typedef enum sdci_job {
 /* What another thread wants sent: the newest wins. Under the registrar's lock. */
 typedef struct sdci_mail {
     char *text;                 /* output or reason */
+    uint64_t at_ms;             /* when it was put there */
     sdc_status status;          /* of a check; passing or maintenance where that is meant */
     bool is_new;
 } sdci_mail;
@@ -10961,20 +10990,26 @@ typedef struct sdci_timer {
     bool was_unheard;           /* failed without an answer: due again when any job gets one */
 } sdci_timer;
 
-/* A TTL check. */
+/* A TTL check. It is LIVE until `expires_ms`, which each status of the program moves on, and then
+   SILENT until the next one: its TTL lapses, as it would if the whole program hung. */
 typedef struct sdci_beat {
     sdci_mail mail;
     char *id;
     char *output;               /* what the beats say; the stepping thread's */
     sdci_timer timer;
+    uint64_t expires_ms;
     sdc_status status;
+    uint32_t ttl_ms;
     uint32_t every_ms;
     uint32_t limit_ms;          /* how long one may take */
+    bool is_silent;
 } sdci_beat;
 
 struct sdc_registrar {
     sdc_task task;              /* first: the one is the other */
-    sdci_service service;
+    char *id;                   /* of every service below; any thread */
+    sdci_service service;       /* what is wanted */
+    sdci_service *update_mail;  /* what is wanted from now on, or NULL; under lock */
     sdci_beat *beats;
     size_t num_beats;
     size_t which;
@@ -10985,14 +11020,16 @@ struct sdc_registrar {
     sdci_timer to_verify;
     uint64_t asked_at_ms;       /* when `job` began */
     uint64_t registered_at_ms;  /* when a registration last succeeded */
+    uint64_t content_hash;      /* of what the agent made of it; 0: not known yet */
     uint64_t stop_at_ms;        /* when stopping ends at the latest */
-    uint32_t verify_ms, stop_timeout_ms;
+    uint32_t verify_ms, stop_timeout_ms, status_expires_ms;
     uint32_t lock;              /* of the mails */
     uint32_t is_registered;     /* atomic */
     sdci_registrar_state state;
     sdci_job job;
     bool keep_on_stop;
     bool is_wanted;             /* not after sdc_registrar_deregister */
+    bool is_current;            /* what is registered is what is wanted */
     bool may_be_there;          /* a registration was sent and not taken back */
     bool wants_maintenance;
 };
@@ -11014,6 +11051,17 @@ static void sdci_registrar_log(const sdc_registrar *r, const char *action, const
     sdci_log(r->task.client, err != NULL ? SDC_LOG_WARN : SDC_LOG_INFO, fields, 5);
 }
 
+static void sdci_registrar_log_beat(const sdc_registrar *r, const sdci_beat *beat)
+{
+    sdc_kv fields[4];
+
+    fields[0] = sdci_kv("event", "registrar");
+    fields[1] = sdci_kv("service", r->service.name);
+    fields[2] = sdci_kv("check", beat->id);
+    fields[3] = sdci_kv("action", beat->is_silent ? "expire" : "revive");
+    sdci_log(r->task.client, beat->is_silent ? SDC_LOG_WARN : SDC_LOG_INFO, fields, 4);
+}
+
 /* -- Mail from other threads -- */
 
 /* Puts a text into a mail, cut between two characters where it is too long. */
@@ -11033,9 +11081,11 @@ static sdc_err sdci_registrar_post(sdc_registrar *r, sdci_mail *mail, sdc_status
     if (copy == NULL) {
         return SDC_ERR_NOMEM;
     }
+    uint64_t now_ms = sdc_client_now_ms(r->task.client);
     sdci_lock(&r->lock);
     char *old = mail->text;
     mail->text = copy;
+    mail->at_ms = now_ms;
     mail->status = status;
     mail->is_new = true;
     sdci_unlock(&r->lock);
@@ -11054,11 +11104,55 @@ static bool sdci_registrar_receive(sdc_registrar *r, sdci_mail *mail, sdci_mail 
     return out->is_new;
 }
 
+static void sdci_service_destroy(sdci_service *service)
+{
+    if (service != NULL) {
+        const sdc_allocator *a = service->allocator;
+        sdci_service_deinit(service);
+        sdci_free(a, service, sizeof *service);
+    }
+}
+
+/* Leaves a registration for the stepping thread, or takes it out with NULL. Answers the one that
+   was there. */
+static sdci_service *sdci_registrar_swap_update(sdc_registrar *r, sdci_service *update)
+{
+    sdci_lock(&r->lock);
+    sdci_service *old = r->update_mail;
+    r->update_mail = update;
+    sdci_unlock(&r->lock);
+    return old;
+}
+
+/* The agent has something else than what is wanted, and is told at once. */
+static void sdci_registrar_outdated(sdc_registrar *r)
+{
+    if (r->task.now_ms - r->registered_at_ms >= SDCI_KNOWN_MS) {
+        r->to_register.num_failures = 0;
+    }
+    r->is_current = false;
+    r->to_register.due_ms = r->task.now_ms;
+}
+
+static void sdci_registrar_read_update(sdc_registrar *r)
+{
+    sdci_service *update = sdci_registrar_swap_update(r, NULL);
+
+    if (update != NULL) {
+        sdci_service old = r->service;
+        r->service = *update;
+        *update = old;
+        sdci_service_destroy(update);
+        sdci_registrar_outdated(r);
+    }
+}
+
 static void sdci_registrar_read_mail(sdc_registrar *r)
 {
     const sdc_allocator *a = &r->task.client->allocator;
     sdci_mail mail;
 
+    sdci_registrar_read_update(r);
     for (size_t i = 0; i < r->num_beats; i++) {
         sdci_beat *beat = &r->beats[i];
         if (sdci_registrar_receive(r, &beat->mail, &mail)) {
@@ -11066,6 +11160,7 @@ static void sdci_registrar_read_mail(sdc_registrar *r)
             beat->output = mail.text;
             beat->status = mail.status;
             beat->timer.due_ms = r->task.now_ms;
+            beat->expires_ms = sdci_after(mail.at_ms, r->status_expires_ms);
         }
     }
     if (sdci_registrar_receive(r, &r->maintenance_mail, &mail)) {
@@ -11093,40 +11188,78 @@ static void sdci_due_earlier(sdci_due *due, sdci_job job, size_t which, uint64_t
     }
 }
 
+/* What keeps a registration that is there. A beat shows by itself when the service is gone, so only
+   without one the agent is asked. */
+static void sdci_registrar_next_upkeep(const sdc_registrar *r, sdci_due *due)
+{
+    bool is_beating = false;
+
+    for (size_t i = 0; i < r->num_beats; i++) {
+        sdci_due_earlier(due, SDCI_JOB_BEAT, i, r->beats[i].timer.due_ms);
+        is_beating = is_beating || !r->beats[i].is_silent;
+    }
+    sdci_due_earlier(due, SDCI_JOB_MAINTENANCE, 0, r->to_maintain.due_ms);
+    if (!is_beating && r->is_current) {
+        sdci_due_earlier(due, SDCI_JOB_VERIFY, 0, r->to_verify.due_ms);
+    }
+}
+
 /* The most urgent job, and when it is due. Stopping leaves one thing to do, if any. */
 static sdci_due sdci_registrar_next(const sdc_registrar *r)
 {
-    bool is_registered = sdci_atomic_get(&r->is_registered) != 0;
     sdci_due due = { SDCI_JOB_NONE, 0, SDCI_FOREVER };
 
     if (r->stop_at_ms != SDCI_FOREVER) {
         if (r->may_be_there && !r->keep_on_stop && r->task.now_ms < r->stop_at_ms) {
             sdci_due_earlier(&due, SDCI_JOB_DEREGISTER, 0, r->to_register.due_ms);
         }
-    } else if (r->is_wanted && !is_registered) {
-        sdci_due_earlier(&due, SDCI_JOB_REGISTER, 0, r->to_register.due_ms);
     } else if (r->is_wanted) {
-        for (size_t i = 0; i < r->num_beats; i++) {
-            sdci_due_earlier(&due, SDCI_JOB_BEAT, i, r->beats[i].timer.due_ms);
+        if (!r->is_current) {
+            sdci_due_earlier(&due, SDCI_JOB_REGISTER, 0, r->to_register.due_ms);
         }
-        sdci_due_earlier(&due, SDCI_JOB_MAINTENANCE, 0, r->to_maintain.due_ms);
-        sdci_due_earlier(&due, SDCI_JOB_VERIFY, 0, r->to_verify.due_ms);
+        if (sdci_atomic_get(&r->is_registered) != 0) {
+            sdci_registrar_next_upkeep(r, &due);
+        }
+        for (size_t i = 0; i < r->num_beats; i++) {
+            sdci_due_earlier(&due, SDCI_JOB_NONE, i, r->beats[i].is_silent
+                                                         ? SDCI_FOREVER : r->beats[i].expires_ms);
+        }
     }
     return due;
 }
 
+/* Silences what has not been told a status for too long, and gives its voice back to what has been
+   told one since. A beat that was under way is not repeated. */
+static void sdci_registrar_expire(sdc_registrar *r)
+{
+    for (size_t i = 0; i < r->num_beats; i++) {
+        sdci_beat *beat = &r->beats[i];
+        bool is_old = r->task.now_ms >= beat->expires_ms;
+        if (is_old != beat->is_silent) {
+            beat->is_silent = is_old;
+            beat->timer.was_unheard = false;
+            beat->timer.due_ms = is_old ? SDCI_FOREVER : r->task.now_ms;
+            sdci_registrar_log_beat(r, beat);
+        }
+    }
+}
+
 /* -- Doing a job -- */
 
+/* A new registration starts a check as passing, which a silent one is not: that is the one thing
+   said about it. */
 static sdci_request sdci_registrar_request_beat(sdc_registrar *r, const sdci_beat *beat)
 {
+    sdc_status status = beat->is_silent ? SDC_STATUS_CRITICAL : beat->status;
     sdc_client *client = r->task.client;
     sdci_call *call = &r->task.call;
     sdci_buf body;
 
     sdci_buf_init(&body, &client->allocator, SDCI_BODY_MAX);
     sdci_put_char(&body, '{');
-    sdci_put_member(&body, "Status", sdci_status_text(beat->status));
-    sdci_put_member(&body, "Output", beat->output);
+    sdci_put_member(&body, "Status", sdci_status_text(status));
+    sdci_put_member(&body, "Output", beat->is_silent ? "the program's status has expired"
+                                                     : beat->output);
     sdci_put_char(&body, '}');
     sdci_request request = sdci_request_begin(client, call, "PUT", "/v1/agent/check/update/");
     sdci_put_escaped(&call->request, beat->id);
@@ -11148,7 +11281,7 @@ static sdci_request sdci_registrar_request_maintenance(sdc_registrar *r)
                                               "/v1/agent/service/maintenance/");
     sdci_str nothing = sdci_slice("", 0);
 
-    sdci_put_escaped(&call->request, r->service.id);
+    sdci_put_escaped(&call->request, r->id);
     sdci_request_param(&request, "enable", r->wants_maintenance ? "true" : "false");
     sdci_request_param_if(&request, "reason", r->reason);
     sdci_request_scope(&request, NULL, NULL, NULL);
@@ -11169,16 +11302,16 @@ static sdci_request sdci_registrar_request(sdc_registrar *r, sdci_job job)
     case SDCI_JOB_MAINTENANCE:
         return sdci_registrar_request_maintenance(r);
     case SDCI_JOB_VERIFY:
-        return sdci_request_on_id(client, call, "GET", "/v1/agent/service/", r->service.id);
+        return sdci_request_on_id(client, call, "GET", "/v1/agent/service/", r->id);
     case SDCI_JOB_DEREGISTER:
     case SDCI_JOB_NONE:
         break;
     }
-    return sdci_request_on_id(client, call, "PUT", "/v1/agent/service/deregister/", r->service.id);
+    return sdci_request_on_id(client, call, "PUT", "/v1/agent/service/deregister/", r->id);
 }
 
-/* How long an exchange may take: a beat no longer than a third of its TTL, so that a connection
-   which has become a black hole does not cost the TTL. */
+/* How long an exchange may take: a beat no longer than a quarter of its TTL, so that two of them
+   which lead nowhere, after the third of a pause, do not cost the TTL. */
 static uint32_t sdci_registrar_timeout_ms(const sdc_registrar *r, sdci_job job, size_t which)
 {
     uint64_t timeout_ms = r->task.client->request_timeout_ms;
@@ -11228,6 +11361,9 @@ static sdci_timer *sdci_registrar_timer(sdc_registrar *r)
    started together spread. */
 static uint64_t sdci_registrar_next_beat(sdc_registrar *r, const sdci_beat *beat)
 {
+    if (beat->is_silent) {
+        return SDCI_FOREVER;
+    }
     return r->asked_at_ms + beat->every_ms -
            sdci_random_upto(&r->task.random, beat->every_ms / 10);
 }
@@ -11246,13 +11382,36 @@ static void sdci_registrar_registered(sdc_registrar *r)
         r->beats[i].timer.due_ms = now_ms + (r->beats[i].timer.num_failures > 1 ? 1 : 0);
     }
     r->to_maintain.due_ms = r->wants_maintenance ? now_ms : r->to_maintain.due_ms;
-    r->to_verify.due_ms = r->num_beats > 0 ? SDCI_FOREVER : sdci_after(now_ms, r->verify_ms);
+    /* asked at once where that tells what the agent has made of it */
+    bool asks_hash = r->verify_ms != SDC_NEVER && !r->service.has_tag_override;
+    r->to_verify.due_ms = asks_hash ? now_ms : sdci_after(now_ms, r->verify_ms);
+    r->content_hash = 0;
+    r->is_current = true;
     sdci_registrar_log(r, "register", NULL);
+}
+
+/* The service is there, but is it ours? Somebody may have registered another one under its ID, and
+   an agent tells that by a hash of all that it knows of it. With EnableTagOverride it changes for
+   good reasons too, and some agents give none. The first one after a registration is ours. */
+static void sdci_registrar_verified(sdc_registrar *r)
+{
+    uint64_t hash = r->task.answer.content_hash;
+    bool is_other = r->content_hash != 0 && hash != 0 && hash != r->content_hash;
+
+    r->to_verify.due_ms = sdci_after(r->task.now_ms, r->verify_ms);
+    if (r->content_hash == 0) {
+        r->content_hash = hash;
+    }
+    if (is_other && !r->service.has_tag_override) {
+        sdci_registrar_log(r, NULL, "what is registered under the ID was changed");
+        sdci_registrar_outdated(r);
+    }
 }
 
 static void sdci_registrar_deregistered(sdc_registrar *r)
 {
     r->may_be_there = false;
+    r->is_current = false;
     sdci_atomic_set(&r->is_registered, 0);
     sdci_registrar_log(r, "deregister", NULL);
 }
@@ -11289,7 +11448,7 @@ static void sdci_registrar_job_done(sdc_registrar *r)
         r->beats[r->which].timer.due_ms = sdci_registrar_next_beat(r, &r->beats[r->which]);
         break;
     case SDCI_JOB_VERIFY:
-        r->to_verify.due_ms = sdci_after(r->task.now_ms, r->verify_ms);
+        sdci_registrar_verified(r);
         break;
     case SDCI_JOB_DEREGISTER:
         sdci_registrar_deregistered(r);
@@ -11337,6 +11496,7 @@ static void sdci_registrar_forgotten(sdc_registrar *r, sdc_err err)
         r->beats[r->which].timer.num_failures++;
     }
     sdci_atomic_set(&r->is_registered, 0);
+    r->is_current = false;
     timer->num_failures++;
     timer->due_ms = r->task.now_ms + pause_ms;
 }
@@ -11387,6 +11547,7 @@ static void sdci_registrar_begin_stop(sdc_registrar *r)
 static sdc_err sdci_registrar_paused(sdc_registrar *r)
 {
     sdci_registrar_read_mail(r);
+    sdci_registrar_expire(r);
     sdci_due due = sdci_registrar_next(r);
     if (due.job == SDCI_JOB_NONE && r->stop_at_ms != SDCI_FOREVER) {
         sdci_call_abort(&r->task.call);
@@ -11483,7 +11644,9 @@ static void sdci_registrar_free(sdc_registrar *r)
     sdci_free(a, r->beats, r->num_beats * sizeof *r->beats);
     sdci_free_text(a, r->maintenance_mail.text);
     sdci_free_text(a, r->reason);
+    sdci_service_destroy(r->update_mail);
     sdci_service_deinit(&r->service);
+    sdci_free_text(a, r->id);
     sdci_task_deinit(&r->task);
     sdci_free(a, r, sizeof *r);
     sdci_client_release(client);
@@ -11519,11 +11682,13 @@ static sdc_err sdci_registrar_init_beats(sdc_registrar *r, const sdc_registrar_d
         }
         sdci_beat *beat = &r->beats[k++];
         uint32_t third_ms = check->ttl_ms >= 3 ? check->ttl_ms / 3 : 1;
-        beat->id = sdci_check_id(a, registration, i, r->service.id);
+        beat->id = sdci_check_id(a, registration, i, r->id);
         beat->output = sdci_copy(a, "");
         beat->status = check->status != SDC_STATUS_UNSET ? check->status : SDC_STATUS_PASSING;
+        beat->ttl_ms = check->ttl_ms;
+        beat->expires_ms = sdci_after(r->task.now_ms, r->status_expires_ms);
         beat->every_ms = sdci_or(desc->heartbeat_ms, third_ms);
-        beat->limit_ms = (uint32_t)sdci_max(sdci_max(beat->every_ms, third_ms), 1000);
+        beat->limit_ms = (uint32_t)sdci_max(check->ttl_ms / 4, 1000);
         if (beat->id == NULL || beat->output == NULL) {
             return SDC_ERR_NOMEM;
         }
@@ -11531,13 +11696,8 @@ static sdc_err sdci_registrar_init_beats(sdc_registrar *r, const sdc_registrar_d
     return r->num_beats > 0 ? SDC_OK : SDC_ERR_NOMEM;
 }
 
-sdc_err sdc_registrar_create(sdc_client *client, const sdc_registrar_desc *desc,
-                             sdc_registrar **out, sdc_error *error)
+static sdc_err sdci_registrar_desc_valid(const sdc_registrar_desc *desc, sdc_error *error)
 {
-    sdci_service service;
-
-    *out = NULL;
-    sdci_error_clear(error);
     if (desc->heartbeat_ms == SDC_NEVER || desc->stop_timeout_ms == SDC_NEVER) {
         return sdci_fail(error, SDC_ERR_ARG, "%s cannot be for ever",
                          desc->heartbeat_ms == SDC_NEVER ? "heartbeat_ms" : "stop_timeout_ms");
@@ -11549,8 +11709,20 @@ sdc_err sdc_registrar_create(sdc_client *client, const sdc_registrar_desc *desc,
                              "checks[%u]", (unsigned)i);
         }
     }
-    sdc_err err = sdci_service_init(&service, &client->allocator, &desc->registration, true,
-                                    error);
+    return SDC_OK;
+}
+
+sdc_err sdc_registrar_create(sdc_client *client, const sdc_registrar_desc *desc,
+                             sdc_registrar **out, sdc_error *error)
+{
+    sdci_service service;
+
+    *out = NULL;
+    sdci_error_clear(error);
+    sdc_err err = sdci_registrar_desc_valid(desc, error);
+    if (err == SDC_OK) {
+        err = sdci_service_init(&service, &client->allocator, &desc->registration, true, error);
+    }
     if (err != SDC_OK) {
         return err;
     }
@@ -11562,6 +11734,7 @@ sdc_err sdc_registrar_create(sdc_client *client, const sdc_registrar_desc *desc,
     sdci_task_init(&r->task, client, &sdci_registrar_ops);
     r->service = service;
     r->verify_ms = sdci_or(desc->verify_ms, 30000);
+    r->status_expires_ms = sdci_or(desc->status_expires_ms, SDC_NEVER);
     r->stop_timeout_ms = sdci_or(desc->stop_timeout_ms, 2000);
     r->keep_on_stop = desc->keep_on_stop;
     r->is_wanted = true;
@@ -11569,7 +11742,8 @@ sdc_err sdc_registrar_create(sdc_client *client, const sdc_registrar_desc *desc,
     r->to_maintain.due_ms = SDCI_FOREVER;
     r->to_verify.due_ms = SDCI_FOREVER;
     r->state = SDCI_REGISTRAR_PAUSED;
-    err = sdci_registrar_init_beats(r, desc);
+    r->id = sdci_copy(&client->allocator, service.id);
+    err = r->id != NULL ? sdci_registrar_init_beats(r, desc) : SDC_ERR_NOMEM;
     if (err != SDC_OK) {
         sdci_registrar_free(r);
         return sdci_fail_plain(error, err);
@@ -11592,7 +11766,7 @@ sdc_task *sdc_registrar_task(sdc_registrar *registrar)
 
 const char *sdc_registrar_id(const sdc_registrar *registrar)
 {
-    return registrar->service.id;
+    return registrar->id;
 }
 
 /* -- Calls on a registrar -- */
@@ -11634,6 +11808,7 @@ sdc_err sdc_registrar_register(sdc_registrar *registrar, sdc_error *error)
     registrar->task.is_stepping = true;
     sdci_registrar_drop(registrar);
     registrar->is_wanted = true;
+    registrar->is_current = false;
     registrar->to_register.due_ms = 0;
     sdci_atomic_set(&registrar->is_registered, 0);
     sdc_err err = sdci_task_leave(&registrar->task, SDC_OK);
@@ -11659,6 +11834,65 @@ sdc_err sdc_registrar_deregister(sdc_registrar *registrar, sdc_error *error)
     sdc_err err = sdci_task_leave(&registrar->task, SDC_OK);
     return err == SDC_OK ? sdci_registrar_once(registrar, SDCI_JOB_DEREGISTER, error)
                          : sdci_fail_plain(error, err);
+}
+
+/* set_status of any thread goes by the beats, so these stay as they are. */
+static sdc_err sdci_registrar_same_beats(const sdc_registrar *r, const sdc_registration *same_id,
+                                         sdc_error *error)
+{
+    const sdc_allocator *a = &r->task.client->allocator;
+    size_t num_same = 0;
+
+    for (size_t i = 0; i < same_id->num_checks; i++) {
+        const sdc_check *check = &same_id->checks[i];
+        bool is_same = check->ttl_ms == 0;
+        char *id = is_same ? NULL : sdci_check_id(a, same_id, i, r->id);
+        if (!is_same && id == NULL) {
+            return sdci_fail_plain(error, SDC_ERR_NOMEM);
+        }
+        for (size_t k = 0; k < r->num_beats && !is_same; k++) {
+            is_same = r->beats[k].ttl_ms == check->ttl_ms && strcmp(r->beats[k].id, id) == 0;
+            num_same += is_same ? 1 : 0;
+        }
+        sdci_free_text(a, id);
+        if (!is_same) {
+            return sdci_fail(error, SDC_ERR_ARG, "checks[%u]: no TTL check of this id and ttl_ms "
+                             "was there before", (unsigned)i);
+        }
+    }
+    if (num_same != r->num_beats) {
+        return sdci_fail(error, SDC_ERR_ARG, "checks: the TTL checks cannot be left out");
+    }
+    return SDC_OK;
+}
+
+sdc_err sdc_registrar_update(sdc_registrar *registrar, const sdc_registration *same_id,
+                             sdc_error *error)
+{
+    const sdc_allocator *a = &registrar->task.client->allocator;
+
+    sdci_error_clear(error);
+    sdci_service *update = (sdci_service *)sdci_new(a, sizeof *update);
+    if (update == NULL) {
+        return sdci_fail_plain(error, SDC_ERR_NOMEM);
+    }
+    sdc_err err = sdci_service_init(update, a, same_id, true, error);
+    if (err != SDC_OK) {
+        sdci_free(a, update, sizeof *update);
+        return err;
+    }
+    if (strcmp(update->id, registrar->id) != 0) {
+        err = sdci_fail(error, SDC_ERR_ARG, "id: is %.80s and cannot become %.80s", registrar->id,
+                        update->id);
+    } else {
+        err = sdci_registrar_same_beats(registrar, same_id, error);
+    }
+    if (err == SDC_OK) {
+        update = sdci_registrar_swap_update(registrar, update);
+        sdc_wake(&registrar->task);
+    }
+    sdci_service_destroy(update);
+    return err;
 }
 
 sdc_err sdc_registrar_set_status(sdc_registrar *registrar, const char *check_id, sdc_status status,

@@ -503,7 +503,7 @@ static void test_verifies_without_a_ttl_check(void)
     sdc_registrar_desc desc = registrar_desc_plain();
     REQUIRE(rig_register(&r, &desc));
     rig_run(&r, 301000);
-    CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 10);
+    CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 11);
     CHECK_STR(registrar_last(&r, REGISTRAR_VERIFY)->raw_path, "/v1/agent/service/web-1");
     CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 0);
     CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
@@ -512,7 +512,7 @@ static void test_verifies_without_a_ttl_check(void)
     desc.verify_ms = 1000;
     REQUIRE(rig_register(&r, &desc));
     rig_run(&r, 10500);
-    CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 10);
+    CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 11);
     rig_deinit(&r);
     REQUIRE(registrar_begin(&r, NULL));
     desc.verify_ms = SDC_NEVER;
@@ -842,19 +842,39 @@ static sdc_err registrar_count_wait(void *user, void *waker, const sdc_wants *wa
     return sdc_io_posix()->wait(sdc_io_posix()->user, waker, wants, error);
 }
 
-/* Says something as soon as the other thread blocks, three times, and then stops the task. */
+/* The registration of the test below with a tag of its own for each call. */
+static void registrar_update_from_thread(sdc_registrar *registrar, int nth)
+{
+    sdc_check check;
+    char tag[8];
+    const char *tags[] = { tag };
+    snprintf(tag, sizeof tag, "v%d", nth);
+    sdc_registrar_desc desc = registrar_desc_with(&check, 3600000);
+    desc.registration.tags = tags;
+    desc.registration.num_tags = 1;
+    (void)sdc_registrar_update(registrar, &desc.registration, NULL);
+}
+
+/* Says something as soon as the other thread blocks, and at last stops the task. */
 static void *registrar_other_thread(void *user)
 {
+    enum { NUM_SAID = 12 };
     static const sdc_status statuses[] = { SDC_STATUS_WARNING, SDC_STATUS_CRITICAL,
                                            SDC_STATUS_PASSING };
     registrar_room *room = (registrar_room *)user;
-    for (size_t i = 0; i <= REGISTRAR_NUM(statuses); i++) {
+    for (int i = 0; i <= NUM_SAID; i++) {
         uint32_t before = __atomic_load_n(&room->num_waits, __ATOMIC_SEQ_CST);
-        if (i < REGISTRAR_NUM(statuses)) {
-            (void)sdc_registrar_set_status(room->registrar, NULL, statuses[i], "thread");
-        } else {
+        if (i == NUM_SAID) {
             sdc_stop(sdc_registrar_task(room->registrar));
+        } else if (i % 3 == 0) {
+            (void)sdc_registrar_set_status(room->registrar, NULL, statuses[i / 3 % 3], "thread");
+        } else if (i % 3 == 1) {
+            (void)sdc_registrar_set_maintenance(room->registrar, i % 2 != 0, "thread");
+        } else {
+            registrar_update_from_thread(room->registrar, i);
         }
+        (void)sdc_registrar_is_registered(room->registrar);
+        (void)strlen(sdc_registrar_id(room->registrar));
         while (__atomic_load_n(&room->num_waits, __ATOMIC_SEQ_CST) == before &&
                __atomic_load_n(&room->is_over, __ATOMIC_SEQ_CST) == 0) {
             sched_yield();
@@ -863,7 +883,7 @@ static void *registrar_other_thread(void *user)
     return NULL;
 }
 
-static void test_set_status_from_another_thread(void)
+static void test_setters_from_another_thread(void)
 {
     agent_desc is;
     uint16_t port = 0;
@@ -903,7 +923,7 @@ static void test_set_status_from_another_thread(void)
     __atomic_store_n(&room.is_over, 1, __ATOMIC_SEQ_CST);
     pthread_join(thread, NULL);
     CHECK_ERR(err, SDC_STOPPED);
-    CHECK_BETWEEN(num_updates, 1, 4);       /* several may have become one; the last is the end */
+    CHECK_BETWEEN(num_updates, 1, 24);      /* several may have become one; the last is the end */
     agent_server_lock(server);
     CHECK(!agent_has_service(a, "web-1"));
     agent_server_unlock(server);
@@ -1037,6 +1057,7 @@ static void test_stop_wakes_a_blocked_step(void)
     REQUIRE(registrar_begin(&r, NULL));
     sdc_registrar_desc desc = registrar_desc_plain();
     REQUIRE(rig_register(&r, &desc));
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
     CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
     world_after(r.world, 1234, registrar_stop_now, r.task);
     CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
@@ -1486,6 +1507,7 @@ static bool registrar_life_without_memory(uint64_t nth, bool for_good)
     rig r;
     sdc_error error;
     sdc_check check;
+    sdc_kv meta = { "key", "value" };
     if (!registrar_begin(&r, NULL)) {
         return false;
     }
@@ -1513,11 +1535,20 @@ static bool registrar_life_without_memory(uint64_t nth, bool for_good)
     err = sdc_registrar_set_maintenance(r.registrar, true, "m");
     CHECK(err == SDC_OK || (err == SDC_ERR_NOMEM && r.memory.num_failed > 0));
     rig_run(&r, 10000);
+    desc.registration.meta = &meta;
+    desc.registration.num_meta = 1;
+    sdc_err of_update = sdc_registrar_update(r.registrar, &desc.registration, &error);
+    CHECK_INT(error.code, of_update);
+    CHECK(of_update == SDC_OK || (of_update == SDC_ERR_NOMEM && r.memory.num_failed > 0));
+    rig_run(&r, 10000);
     bool was_hit = r.memory.num_failed > 0;
     CHECK(sdc_registrar_is_registered(r.registrar) || was_hit);
     if (!for_good) {
         CHECK(sdc_registrar_is_registered(r.registrar));
-        CHECK_BETWEEN(registrar_count(&r, REGISTRAR_REGISTER), was_hit ? 1 : 2, 3);
+        CHECK_BETWEEN(registrar_count(&r, REGISTRAR_REGISTER), was_hit ? 1 : 3, 4);
+        const char *meta_text = "\"Meta\":{\"key\":\"value\"}";
+        bool has_meta = strstr(registrar_last(&r, REGISTRAR_REGISTER)->body, meta_text) != NULL;
+        CHECK_INT(has_meta, of_update == SDC_OK);
     }
     uint64_t at_ms = world_now(r.world);
     CHECK_ERR(rig_stop(&r), SDC_STOPPED);
@@ -1818,6 +1849,688 @@ static void test_registrar_says_that_it_is_well_again(void)
     rig_deinit(&r);
 }
 
+/* ---- a status that expires ------------------------------------------------------------------- */
+
+static sdc_registrar_desc registrar_desc_expiring(sdc_check *check, uint32_t expires_ms)
+{
+    sdc_registrar_desc desc = registrar_desc_with(check, 10000);
+    desc.status_expires_ms = expires_ms;
+    return desc;
+}
+
+/* When the newest beat came, since the start. */
+static uint64_t registrar_last_beat_ms(const rig *r)
+{
+    return registrar_last(r, REGISTRAR_UPDATE)->at_ms - WORLD_START_MS;
+}
+
+/* The program hangs from the start, speaks once after five minutes, and hangs again. */
+static void test_beats_end_when_the_status_expires(void)
+{
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        rig r;
+        sdc_check check;
+        REQUIRE(registrar_begin_driven(&r, i));
+        sdc_registrar_desc desc = registrar_desc_expiring(&check, 30000);
+        REQUIRE(rig_register(&r, &desc));
+        rig_run(&r, 300000);
+        CHECK_BETWEEN(registrar_last_beat_ms(&r), 26000, 29999);
+        CHECK_INT(world_log_count(r.world, "WARN", "check=service:web-1 action=expire"), 1);
+        CHECK_INT(world_log_count(r.world, NULL, "action=revive"), 0);
+        CHECK(sdc_registrar_is_registered(r.registrar));
+        CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_WARNING, "w"), SDC_OK);
+        rig_run(&r, 10);
+        CHECK_INT(registrar_last_beat_ms(&r), 300000);
+        CHECK_STR(script_last(r.script)->body, "{\"Status\":\"warning\",\"Output\":\"w\"}");
+        CHECK_INT(world_log_count(r.world, "INFO", "check=service:web-1 action=revive"), 1);
+        rig_run(&r, 300000);
+        CHECK_BETWEEN(registrar_last_beat_ms(&r), 326000, 329999);
+        CHECK_INT(world_log_count(r.world, "WARN", "action=expire"), 2);
+        CHECK_INT(world_log_count(r.world, NULL, "action=revive"), 1);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+        rig_deinit(&r);
+    }
+}
+
+static void test_status_that_is_told_in_time_does_not_expire(void)
+{
+    static const uint32_t expires[] = { 0, SDC_NEVER, 5000 };
+    for (size_t i = 0; i < REGISTRAR_NUM(expires); i++) {
+        rig r;
+        sdc_check check;
+        test_note("%u ms", (unsigned)expires[i]);
+        REQUIRE(registrar_begin(&r, NULL));
+        sdc_registrar_desc desc = registrar_desc_expiring(&check, expires[i]);
+        REQUIRE(rig_register(&r, &desc));
+        for (int n = 0; n < 100; n++) {
+            rig_run(&r, 4999);
+            if (expires[i] == 5000) {
+                CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_PASSING, ""),
+                          SDC_OK);
+            }
+        }
+        CHECK(registrar_count(&r, REGISTRAR_UPDATE) >= 150);
+        CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 0);
+        CHECK_INT(world_log_count(r.world, NULL, "action=expire"), 0);
+        rig_deinit(&r);
+    }
+}
+
+/* Each check has a status of its own. One that beats shows that the service is there; without one
+   the agent is asked. */
+static void test_each_check_expires_by_itself(void)
+{
+    rig r;
+    sdc_check checks[2];
+    sdc_registrar_desc desc;
+    registrar_two_checks(checks, &desc);
+    desc.status_expires_ms = 30000;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, &desc));
+    for (int i = 0; i < 4; i++) {
+        rig_run(&r, 25000);
+        CHECK_ERR(sdc_registrar_set_status(r.registrar, "two", SDC_STATUS_PASSING, ""), SDC_OK);
+    }
+    CHECK_BETWEEN(registrar_count(&r, REGISTRAR_UPDATE "one"), 9, 12);
+    CHECK(registrar_count(&r, REGISTRAR_UPDATE "two") >= 30);
+    CHECK_INT(world_log_count(r.world, NULL, "check=one action=expire"), 1);
+    CHECK_INT(world_log_count(r.world, NULL, "check=two action=expire"), 0);
+    CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 0);
+    rig_run(&r, 29000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 0);
+    rig_run(&r, 62000);
+    CHECK_INT(world_log_count(r.world, NULL, "check=two action=expire"), 1);
+    CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 3);
+    rig_deinit(&r);
+}
+
+/* The age counts from the call, not from when a step came to look. */
+static void test_status_is_as_old_as_its_call(void)
+{
+    rig r;
+    sdc_check check;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_expiring(&check, 30000);
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 20000);
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_WARNING, ""), SDC_OK);
+    world_advance(r.world, 25000);
+    rig_run(&r, 4000);
+    CHECK_HAS(registrar_last(&r, REGISTRAR_UPDATE)->body, "warning");
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_PASSING, ""), SDC_OK);
+    size_t before = registrar_count(&r, REGISTRAR_UPDATE);
+    world_advance(r.world, 31000);
+    rig_run(&r, 60000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), before);
+    CHECK_INT(world_log_count(r.world, NULL, "action=expire"), 1);
+    rig_deinit(&r);
+}
+
+/* A beat that is under way when its status expires is not repeated. */
+static void test_beat_that_fails_when_it_expires_is_not_repeated(void)
+{
+    rig r;
+    sdc_check check;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_UPDATE);
+    script_ok(r.script);
+    script_hang(r.script);
+    sdc_registrar_desc desc = registrar_desc_expiring(&check, 4000);
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 60000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), 2);
+    CHECK_INT(world_log_count(r.world, "WARN", "err="), 1);
+    rig_deinit(&r);
+}
+
+/* What is registered again while the program is silent must not look well. */
+static void test_silent_service_comes_back_as_critical(void)
+{
+    rig r;
+    sdc_check check;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_VERIFY);
+    script_reply(r.script, 200, NULL, "{}");
+    script_error(r.script, 404, "unknown service ID: web-1");
+    script_reply(r.script, 200, NULL, "{}");
+    sdc_registrar_desc desc = registrar_desc_expiring(&check, 30000);
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 59000);
+    size_t before = registrar_count(&r, REGISTRAR_UPDATE);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+    rig_run(&r, 200000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+    CHECK_INT(registrar_count(&r, REGISTRAR_UPDATE), before + 1);
+    const script_request *beat = registrar_last(&r, REGISTRAR_UPDATE);
+    CHECK_U64(beat->at_ms, registrar_last(&r, REGISTRAR_REGISTER)->at_ms);
+    CHECK_STR(beat->body, "{\"Status\":\"critical\","
+              "\"Output\":\"the program's status has expired\"}");
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_PASSING, ""), SDC_OK);
+    rig_run(&r, 10);
+    CHECK_STR(registrar_last(&r, REGISTRAR_UPDATE)->body, "{\"Status\":\"passing\"}");
+    rig_deinit(&r);
+}
+
+static void test_expired_status_at_agents_of_both_versions(void)
+{
+    for (int i = 0; i < 2; i++) {
+        registrar_stage s;
+        sdc_check check;
+        test_note("agent %d", i);
+        sdc_registrar_desc desc = registrar_desc_expiring(&check, 30000);
+        REQUIRE(registrar_stage_begin(&s, i != 0 ? AGENT_1_22 : AGENT_1_8, NULL, &desc));
+        world_run(s.w, s.task, 29000);
+        CHECK_STR(agent_check_status(s.a, "service:web-1"), "passing");
+        world_run(s.w, s.task, 12000);
+        CHECK_STR(agent_check_status(s.a, "service:web-1"), "critical");
+        CHECK_ERR(sdc_registrar_set_status(s.registrar, NULL, SDC_STATUS_PASSING, ""), SDC_OK);
+        world_run(s.w, s.task, 10);
+        CHECK_STR(agent_check_status(s.a, "service:web-1"), "passing");
+        world_run(s.w, s.task, 50000);
+        agent_restart(s.a, 0, false, world_now(s.w));
+        world_run(s.w, s.task, 30100);
+        CHECK(agent_has_service(s.a, "web-1"));
+        CHECK_STR(agent_check_status(s.a, "service:web-1"), "critical");
+        registrar_stage_end(&s);
+    }
+}
+
+/* Two beats in a row that get no answer do not cost the TTL. */
+static void test_81_two_lost_beats_do_not_cost_the_ttl(void)
+{
+    static const uint32_t ttls[] = { 8000, 10000, 60000 };
+    for (size_t i = 0; i < REGISTRAR_NUM(ttls) * 2; i++) {
+        rig r;
+        sdc_check check;
+        uint32_t ttl_ms = ttls[i / 2];
+        test_note("TTL %u, %s", (unsigned)ttl_ms, i % 2 != 0 ? "500" : "no answer");
+        REQUIRE(registrar_begin(&r, NULL));
+        registrar_on(&r, REGISTRAR_UPDATE);
+        script_times(r.script, 2);
+        script_ok(r.script);
+        script_times(r.script, 2);
+        if (i % 2 != 0) {
+            script_error(r.script, 500, "no");
+        } else {
+            script_hang(r.script);
+        }
+        script_ok(r.script);
+        sdc_registrar_desc desc = registrar_desc_with(&check, ttl_ms);
+        REQUIRE(rig_register(&r, &desc));
+        rig_run(&r, (uint64_t)ttl_ms * 3);
+        const script_request *good = script_nth_of(r.script, REGISTRAR_UPDATE, 1);
+        const script_request *next = script_nth_of(r.script, REGISTRAR_UPDATE, 4);
+        if (CHECK(next != NULL)) {
+            CHECK_BETWEEN(next->at_ms - good->at_ms, ttl_ms / 3, ttl_ms - ttl_ms / 20);
+        }
+        rig_deinit(&r);
+    }
+}
+
+/* ---- what is registered was changed by somebody ---------------------------------------------- */
+
+static void registrar_hash(rig *r, const char *hash)
+{
+    char field[80];
+    snprintf(field, sizeof field, "X-Consul-ContentHash: %s\r\n", hash);
+    script_reply(r->script, 200, field, "{}");
+}
+
+static void test_verify_registers_again_what_is_different(void)
+{
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        rig r;
+        REQUIRE(registrar_begin_driven(&r, i));
+        registrar_on(&r, REGISTRAR_VERIFY);
+        script_times(r.script, 3);
+        registrar_hash(&r, "a");
+        registrar_hash(&r, "b");
+        registrar_hash(&r, "a");
+        sdc_registrar_desc desc = registrar_desc_plain();
+        REQUIRE(rig_register(&r, &desc));
+        rig_run(&r, 10);
+        CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 1);
+        rig_run(&r, 85000);
+        CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), 3);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+        rig_run(&r, 5000);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+        CHECK_U64(registrar_last(&r, REGISTRAR_REGISTER)->at_ms, WORLD_START_MS + 90000);
+        CHECK_INT(world_log_count(r.world, "WARN", "err=what is registered"), 1);
+        CHECK(sdc_registrar_is_registered(r.registrar));
+        rig_run(&r, 600000);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+        rig_deinit(&r);
+    }
+}
+
+/* A hash that is another one each time costs a registration each verify_ms and no more. */
+static void test_hash_that_always_differs_makes_no_storm(void)
+{
+    rig r;
+    char hash[16];
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_VERIFY);
+    for (int i = 0; i < 100; i++) {
+        snprintf(hash, sizeof hash, "%x", i);
+        registrar_hash(&r, hash);
+    }
+    sdc_registrar_desc desc = registrar_desc_plain();
+    desc.verify_ms = 20000;
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 600000);
+    CHECK_BETWEEN(registrar_count(&r, REGISTRAR_REGISTER), 25, 31);
+    CHECK_BETWEEN(registrar_count(&r, REGISTRAR_VERIFY), 50, 61);
+    rig_deinit(&r);
+}
+
+/* Tags that others may change, and agents that tell no hash: only what is gone counts. */
+static void test_verify_by_presence_alone(void)
+{
+    for (int i = 0; i < 3; i++) {
+        rig r;
+        test_note("case %d", i);
+        REQUIRE(registrar_begin(&r, NULL));
+        registrar_on(&r, REGISTRAR_VERIFY);
+        if (i == 0) {
+            registrar_hash(&r, "a");
+            registrar_hash(&r, "b");
+        } else if (i == 1) {
+            script_reply(r.script, 200, NULL, "{}");
+        } else {
+            registrar_hash(&r, "a");
+            script_reply(r.script, 200, NULL, "{}");
+            registrar_hash(&r, "a");
+            script_reply(r.script, 200, NULL, "{}");
+        }
+        sdc_registrar_desc desc = registrar_desc_plain();
+        desc.registration.enable_tag_override = i == 0;
+        REQUIRE(rig_register(&r, &desc));
+        rig_run(&r, 301000);
+        CHECK_INT(registrar_count(&r, REGISTRAR_VERIFY), i == 0 ? 10 : 11);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+        script_error(r.script, 404, "unknown service ID: web-1");
+        script_reply(r.script, 200, NULL, "{}");
+        rig_run(&r, 61000);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+        rig_deinit(&r);
+    }
+}
+
+/* The tags of the service web as the agent tells them, by comma. */
+static const char *registrar_tags(registrar_stage *s, char text[100])
+{
+    sdc_query query;
+    const sdc_event *event = NULL;
+    memset(&query, 0, sizeof query);
+    query.service = "web";
+    text[0] = '\0';
+    if (!CHECK_ERR(sdc_client_service(s->client, &query, &event, NULL), SDC_OK)) {
+        return text;
+    }
+    for (size_t i = 0; i < event->num_instances; i++) {
+        for (size_t k = 0; k < event->instances[i].num_tags; k++) {
+            size_t len = strlen(text);
+            snprintf(text + len, 100 - len, "%s%s", len > 0 ? "," : "",
+                     event->instances[i].tags[k]);
+        }
+    }
+    sdc_event_release(event);
+    return text;
+}
+
+static void test_different_at_agents_of_both_versions(void)
+{
+    static const char *const mine[] = { "mine" };
+    static const char *const other[] = { "other" };
+    for (int i = 0; i < 2; i++) {
+        registrar_stage s;
+        char tags[100];
+        test_note("agent %d", i);
+        sdc_registrar_desc desc = registrar_desc_plain();
+        desc.registration.address = "10.9.0.1";
+        desc.registration.port = 8000;
+        desc.registration.tags = mine;
+        desc.registration.num_tags = 1;
+        REQUIRE(registrar_stage_begin(&s, i != 0 ? AGENT_1_22 : AGENT_1_8, NULL, &desc));
+        CHECK_ERR(sdc_registrar_set_maintenance(s.registrar, true, "x"), SDC_OK);
+        world_run(s.w, s.task, 100000);
+        CHECK_STR(registrar_tags(&s, tags), "mine");
+        CHECK_INT(world_log_count(s.w, NULL, "action=register"), 1);
+        sdc_registration thief = desc.registration;
+        thief.tags = other;
+        CHECK_ERR(sdc_client_register(s.client, &thief, NULL), SDC_OK);
+        CHECK_STR(registrar_tags(&s, tags), "other");
+        world_run(s.w, s.task, 30100);
+        CHECK_STR(registrar_tags(&s, tags), "mine");
+        world_run(s.w, s.task, 100000);
+        CHECK_INT(world_log_count(s.w, NULL, "action=register"), 2);
+        registrar_stage_end(&s);
+    }
+}
+
+/* ---- updates --------------------------------------------------------------------------------- */
+
+/* The registration of rig_register with one tag. The check and the tag are the caller's memory. */
+static sdc_registration registrar_tagged(sdc_check *check, const char *const *tag)
+{
+    sdc_registration registration;
+    memset(&registration, 0, sizeof registration);
+    memset(check, 0, sizeof *check);
+    check->ttl_ms = 10000;
+    registration.id = "web-1";
+    registration.name = "web";
+    registration.address = "10.9.0.1";
+    registration.port = 8000;
+    registration.checks = check;
+    registration.num_checks = 1;
+    registration.tags = tag;
+    registration.num_tags = 1;
+    return registration;
+}
+
+static sdc_err registrar_update(sdc_registrar *registrar, const char *tag)
+{
+    sdc_check check;
+    sdc_error error;
+    sdc_registration registration = registrar_tagged(&check, &tag);
+    sdc_err err = sdc_registrar_update(registrar, &registration, &error);
+    CHECK_INT(error.code, err);
+    return err;
+}
+
+static void test_update_registers_in_place(void)
+{
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        rig r;
+        sdc_stats stats;
+        REQUIRE(registrar_begin_driven(&r, i));
+        REQUIRE(rig_register(&r, NULL));
+        const char *id = sdc_registrar_id(r.registrar);
+        rig_run(&r, 10000);
+        CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_WARNING, "w"), SDC_OK);
+        rig_run(&r, 1000);
+        char tag[] = "v2";
+        CHECK_ERR(registrar_update(r.registrar, tag), SDC_OK);
+        memset(tag, 'x', 2);
+        CHECK_INT(sdc_task_wants(r.task).timeout_ms, 0);
+        CHECK(sdc_registrar_is_registered(r.registrar));
+        rig_run(&r, 10);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+        const script_request *request = registrar_last(&r, REGISTRAR_REGISTER);
+        CHECK_U64(request->at_ms, WORLD_START_MS + 11000);
+        CHECK_HAS(request->body, "\"Tags\":[\"v2\"]");
+        CHECK_STR(script_query(request, "replace-existing-checks"), "true");
+        CHECK_STR(script_last(r.script)->body, "{\"Status\":\"warning\",\"Output\":\"w\"}");
+        CHECK_STR(sdc_registrar_id(r.registrar), "web-1");
+        CHECK(sdc_registrar_id(r.registrar) == id);
+        rig_run(&r, 60000);
+        CHECK_BETWEEN(registrar_count(&r, REGISTRAR_UPDATE), 20, 28);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+        CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), 0);
+        CHECK_INT(world_log_count(r.world, "INFO", "tags=[v2] address=10.9.0.1 action=register"),
+                  1);
+        sdc_task_stats(r.task, &stats);
+        CHECK_U64(stats.registrations, 2);
+        rig_deinit(&r);
+    }
+}
+
+/* The newest one is what the agent hears when it is back, or the first time. */
+static void test_update_while_the_agent_is_away(void)
+{
+    for (int is_first = 0; is_first <= 1; is_first++) {
+        rig r;
+        test_note("%s", is_first ? "before the first registration" : "after it");
+        REQUIRE(registrar_begin(&r, NULL));
+        script_set_down(r.script, is_first != 0);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 10000);
+        script_set_down(r.script, true);
+        CHECK_ERR(registrar_update(r.registrar, "lost"), SDC_OK);
+        CHECK_ERR(registrar_update(r.registrar, "v2"), SDC_OK);
+        rig_run(&r, 60000);
+        CHECK_ERR(registrar_update(r.registrar, "v3"), SDC_OK);
+        rig_run(&r, 60000);
+        script_set_down(r.script, false);
+        rig_run(&r, 31000);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), is_first ? 1 : 2);
+        CHECK_HAS(registrar_last(&r, REGISTRAR_REGISTER)->body, "\"Tags\":[\"v3\"]");
+        CHECK(sdc_registrar_is_registered(r.registrar));
+        rig_deinit(&r);
+    }
+}
+
+/* While a registration is under way: another one follows at once. */
+static void test_update_during_a_registration(void)
+{
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        rig r;
+        REQUIRE(registrar_begin_driven(&r, i));
+        registrar_on(&r, REGISTRAR_REGISTER);
+        script_delay(r.script, 1000);
+        script_ok(r.script);
+        script_ok(r.script);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 500);
+        CHECK_ERR(registrar_update(r.registrar, "v2"), SDC_OK);
+        rig_run(&r, 499);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 1);
+        CHECK(!sdc_registrar_is_registered(r.registrar));
+        rig_run(&r, 100);
+        CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+        const script_request *request = registrar_last(&r, REGISTRAR_REGISTER);
+        CHECK_U64(request->at_ms, WORLD_START_MS + 1000);
+        CHECK_HAS(request->body, "v2");
+        rig_deinit(&r);
+    }
+}
+
+/* What the agent refuses is tried again slowly, and what was there before is kept alive. */
+static void test_refused_update_keeps_what_is_there(void)
+{
+    rig r;
+    sdc_error error;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_REGISTER);
+    script_ok(r.script);
+    script_error(r.script, 400, "Invalid Service Meta: too long");
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 20000);
+    CHECK_ERR(registrar_update(r.registrar, "v2"), SDC_OK);
+    rig_run(&r, 1);
+    sdc_task_error(r.task, &error);
+    CHECK_INT(error.http_status, 400);
+    CHECK_HAS(error.message, "Invalid Service Meta: too long");
+    rig_run(&r, 100000);
+    CHECK(sdc_registrar_is_registered(r.registrar));
+    CHECK_BETWEEN(registrar_count(&r, REGISTRAR_REGISTER), 5, 20);
+    registrar_check_beats(&r, REGISTRAR_UPDATE, 10000 / 3);
+    script_clear(r.script);
+    script_on(r.script, "PUT ");
+    script_ok(r.script);
+    registrar_on(&r, REGISTRAR_REGISTER);
+    script_ok(r.script);
+    size_t before = registrar_count(&r, REGISTRAR_REGISTER);
+    CHECK_ERR(registrar_update(r.registrar, "v3"), SDC_OK);
+    rig_run(&r, 1);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), before + 1);
+    CHECK_HAS(registrar_last(&r, REGISTRAR_REGISTER)->body, "v3");
+    rig_run(&r, 60000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), before + 1);
+    rig_deinit(&r);
+}
+
+static void registrar_refused(sdc_registrar *registrar, const sdc_registration *registration,
+                              const char *field)
+{
+    sdc_error error;
+    test_note("%s", field);
+    CHECK_ERR(sdc_registrar_update(registrar, registration, &error), SDC_ERR_ARG);
+    CHECK_INT(error.code, SDC_ERR_ARG);
+    CHECK_HAS(error.message, field);
+    CHECK_ERR(sdc_registrar_update(registrar, registration, NULL), SDC_ERR_ARG);
+}
+
+static void test_update_refusals(void)
+{
+    rig r;
+    sdc_check checks[2];
+    const char *tag = "no";
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 100);
+    size_t before = script_num_requests(r.script);
+    sdc_registration with = registrar_tagged(&checks[0], &tag);
+    with.id = "web-2";
+    registrar_refused(r.registrar, &with, "id: is web-1 and cannot become web-2");
+    with.id = NULL;
+    registrar_refused(r.registrar, &with, "id: is web-1 and cannot become web-10.9.0.1-8000");
+    with = registrar_tagged(&checks[0], &tag);
+    with.name = "";
+    registrar_refused(r.registrar, &with, "name");
+    with = registrar_tagged(&checks[0], &tag);
+    with.num_checks = 0;
+    registrar_refused(r.registrar, &with, "checks: the TTL checks cannot be left out");
+    with = registrar_tagged(&checks[0], &tag);
+    checks[0].ttl_ms = 10001;
+    registrar_refused(r.registrar, &with, "checks[0]");
+    with = registrar_tagged(&checks[0], &tag);
+    checks[0].id = "other";
+    registrar_refused(r.registrar, &with, "checks[0]");
+    with = registrar_tagged(&checks[0], &tag);
+    checks[1] = checks[0];
+    checks[1].id = "second";
+    checks[0].id = "service:web-1";
+    with.num_checks = 2;
+    registrar_refused(r.registrar, &with, "checks[1]");
+    rig_run(&r, 100);
+    CHECK_INT(script_num_requests(r.script), before);
+    rig_deinit(&r);
+}
+
+/* Checks of other kinds may come and go. */
+static void test_update_of_other_checks(void)
+{
+    rig r;
+    sdc_check checks[2];
+    const char *tag = "v2";
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 100);
+    sdc_registration with = registrar_tagged(&checks[1], &tag);
+    checks[1].id = "service:web-1";
+    memset(&checks[0], 0, sizeof checks[0]);
+    checks[0].id = "port";
+    checks[0].tcp = "10.9.0.1:8000";
+    with.checks = checks;
+    with.num_checks = 2;
+    CHECK_ERR(sdc_registrar_update(r.registrar, &with, NULL), SDC_OK);
+    rig_run(&r, 100);
+    CHECK_HAS(registrar_last(&r, REGISTRAR_REGISTER)->body, "\"CheckID\":\"port\"");
+    CHECK_STR(registrar_last(&r, REGISTRAR_UPDATE)->raw_path,
+              "/v1/agent/check/update/service%3Aweb-1");
+    CHECK_ERR(registrar_update(r.registrar, "v3"), SDC_OK);
+    rig_run(&r, 100);
+    CHECK_HASNT(registrar_last(&r, REGISTRAR_REGISTER)->body, "port\"");
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 3);
+    rig_deinit(&r);
+}
+
+/* A call that says "not now" keeps what is wanted for later; a stop ends it. */
+static void test_update_of_what_is_not_registered(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 1000);
+    CHECK_ERR(sdc_registrar_deregister(r.registrar, NULL), SDC_OK);
+    CHECK_ERR(registrar_update(r.registrar, "v2"), SDC_OK);
+    size_t before = script_num_requests(r.script);
+    rig_run(&r, 60000);
+    CHECK_INT(script_num_requests(r.script), before);
+    CHECK(!sdc_registrar_is_registered(r.registrar));
+    CHECK_ERR(sdc_registrar_register(r.registrar, NULL), SDC_OK);
+    CHECK_INT(script_num_requests(r.script), before + 1);
+    CHECK_HAS(registrar_last(&r, REGISTRAR_REGISTER)->body, "v2");
+    CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+    before = script_num_requests(r.script);
+    CHECK_ERR(registrar_update(r.registrar, "v3"), SDC_OK);
+    CHECK_ERR(sdc_step(r.task, 1000), SDC_STOPPED);
+    CHECK_INT(script_num_requests(r.script), before);
+    rig_deinit(&r);
+}
+
+static void registrar_begin_maintenance(void *user)
+{
+    CHECK_ERR(sdc_registrar_set_maintenance((sdc_registrar *)user, true, "m"), SDC_OK);
+}
+
+static void registrar_begin_update(void *user)
+{
+    sdc_check check;
+    const char *tag = "v2";
+    sdc_registration with = registrar_tagged(&check, &tag);
+    check.ttl_ms = 3600000;
+    CHECK_ERR(sdc_registrar_update((sdc_registrar *)user, &with, NULL), SDC_OK);
+}
+
+static void test_update_and_maintenance_wake_a_blocked_step(void)
+{
+    rig r;
+    sdc_check check;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_with(&check, 3600000);
+    REQUIRE(rig_register(&r, &desc));
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    world_after(r.world, 777, registrar_begin_maintenance, r.registrar);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    CHECK_U64(world_now(r.world), WORLD_START_MS + 777);
+    CHECK_INT(registrar_count(&r, REGISTRAR_MAINTAIN), 1);
+    world_after(r.world, 111, registrar_begin_update, r.registrar);
+    CHECK_ERR(sdc_step(r.task, -1), SDC_OK);
+    CHECK_U64(world_now(r.world), WORLD_START_MS + 888);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+    rig_deinit(&r);
+}
+
+static void test_update_at_agents_of_both_versions(void)
+{
+    for (int i = 0; i < 2; i++) {
+        registrar_stage s;
+        sdc_check checks[2];
+        const char *tag = "v1";
+        char tags[100];
+        test_note("agent %d", i);
+        sdc_registrar_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.registration = registrar_tagged(&checks[0], &tag);
+        checks[0].id = "alive";
+        memset(&checks[1], 0, sizeof checks[1]);
+        checks[1].id = "port";
+        checks[1].tcp = "10.9.0.1:8000";
+        desc.registration.checks = checks;
+        desc.registration.num_checks = 2;
+        REQUIRE(registrar_stage_begin(&s, i != 0 ? AGENT_1_22 : AGENT_1_8, NULL, &desc));
+        CHECK_ERR(sdc_registrar_set_status(s.registrar, NULL, SDC_STATUS_WARNING, "w"), SDC_OK);
+        world_run(s.w, s.task, 10000);
+        CHECK_STR(registrar_tags(&s, tags), "v1");
+        CHECK_STR(agent_check_status(s.a, "port"), "critical");
+        tag = "v2";
+        desc.registration.num_checks = 1;
+        CHECK_ERR(sdc_registrar_update(s.registrar, &desc.registration, NULL), SDC_OK);
+        world_run(s.w, s.task, 10);
+        CHECK_STR(registrar_tags(&s, tags), "v2");
+        CHECK_STR(agent_check_status(s.a, "alive"), "warning");
+        CHECK_STR(agent_check_status(s.a, "port"), "");
+        agent_restart(s.a, 0, false, world_now(s.w));
+        world_run(s.w, s.task, 4000);
+        CHECK_STR(registrar_tags(&s, tags), "v2");
+        registrar_stage_end(&s);
+    }
+}
+
 static const test_case cases_registrar[] = {
     TEST(test_registers_and_says_so),
     TEST(test_registration_is_copied),
@@ -1843,7 +2556,7 @@ static const test_case cases_registrar[] = {
     TEST(test_set_during_a_beat),
     TEST(test_maintenance_is_tried_again),
     TEST(test_set_status_wakes_a_blocked_step),
-    TEST(test_set_status_from_another_thread),
+    TEST(test_setters_from_another_thread),
     TEST(test_stop_deregisters),
     TEST(test_stop_keeps_the_service_if_told),
     TEST(test_stop_is_done_at_once_in_every_loop),
@@ -1877,4 +2590,25 @@ static const test_case cases_registrar[] = {
     TEST(test_destroyed_while_a_call_drops_an_exchange),
     TEST(test_heartbeat_beyond_the_ttl_is_refused),
     TEST(test_registrar_says_that_it_is_well_again),
+    TEST(test_beats_end_when_the_status_expires),
+    TEST(test_status_that_is_told_in_time_does_not_expire),
+    TEST(test_each_check_expires_by_itself),
+    TEST(test_status_is_as_old_as_its_call),
+    TEST(test_beat_that_fails_when_it_expires_is_not_repeated),
+    TEST(test_silent_service_comes_back_as_critical),
+    TEST(test_expired_status_at_agents_of_both_versions),
+    TEST(test_81_two_lost_beats_do_not_cost_the_ttl),
+    TEST(test_verify_registers_again_what_is_different),
+    TEST(test_hash_that_always_differs_makes_no_storm),
+    TEST(test_verify_by_presence_alone),
+    TEST(test_different_at_agents_of_both_versions),
+    TEST(test_update_registers_in_place),
+    TEST(test_update_while_the_agent_is_away),
+    TEST(test_update_during_a_registration),
+    TEST(test_refused_update_keeps_what_is_there),
+    TEST(test_update_refusals),
+    TEST(test_update_of_other_checks),
+    TEST(test_update_of_what_is_not_registered),
+    TEST(test_update_and_maintenance_wake_a_blocked_step),
+    TEST(test_update_at_agents_of_both_versions),
 };
