@@ -189,6 +189,11 @@
    sdc_registrar_update registers other tags, meta or weights under the same ID,
    without a gap and from any thread.
 
+   A registration lives in one agent. Where the client names several it moves to
+   the next when this one does not answer, and home to the first after minutes;
+   what it leaves behind is taken back as soon as that agent answers again. Give
+   the service its own address then: the node's is another one on another agent.
+
    Where the agent checks the service itself (http, tcp, grpc, ...) there is
    nothing to beat: the task asks every verify_ms whether the service is still
    there, and still as it was registered; what somebody has removed or replaced
@@ -10303,6 +10308,8 @@ sdc_err sdc_cache_update_error(sdc_cache *cache, sdc_err err, const char *messag
 #define SDCI_OUTPUT_MAX    4096u    /* an agent keeps no more of a check's output */
 #define SDCI_MINUTE_MS     60000u
 #define SDCI_KNOWN_MS      10000u   /* a registration that has lived so long was good */
+#define SDCI_TWIN_MIN_MS   30000u   /* between attempts to take one back from another agent */
+#define SDCI_TWIN_MAX_MS   600000u
 
 /* -- Writing JSON -- */
 
@@ -10958,7 +10965,17 @@ sdc_err sdc_client_deregister(sdc_client *client, const char *service_id, sdc_er
      '-- stopped, all done -----'--> STOPPED
 
    There is no plan: whenever the machine is free it looks at what is wanted and what is known, and
-   does the most urgent thing. So nothing is forgotten, whatever order things happen in.          */
+   does the most urgent thing. So nothing is forgotten, whatever order things happen in.
+
+   A registration lives in one agent. Where there are several, one is the base:
+
+     base n --n is to blame--> base n+1: registers there; after the last comes the first
+        |
+        |--HOME, every SDCI_RETURN_MS: registers at the first-- ok --> base 0
+        '--TWIN, slowly: deregisters where an earlier base may hold it still
+
+   HOME and TWIN are excursions: the base goes on holding what it has, and they are short, so that
+   its beats are not missed. Stopping takes back first what the base holds, then the others'.      */
 typedef enum sdci_registrar_state {
     SDCI_REGISTRAR_PAUSED,      /* ends when the next job is due                      */
     SDCI_REGISTRAR_EXCHANGING,  /* `job` is under way; ends with its answer           */
@@ -10971,6 +10988,8 @@ typedef enum sdci_job {
     SDCI_JOB_BEAT,              /* checks[which] */
     SDCI_JOB_MAINTENANCE,
     SDCI_JOB_VERIFY,
+    SDCI_JOB_HOME,
+    SDCI_JOB_TWIN,
     SDCI_JOB_DEREGISTER
 } sdci_job;
 
@@ -11001,7 +11020,6 @@ typedef struct sdci_beat {
     sdc_status status;
     uint32_t ttl_ms;
     uint32_t every_ms;
-    uint32_t limit_ms;          /* how long one may take */
     bool is_silent;
 } sdci_beat;
 
@@ -11018,19 +11036,22 @@ struct sdc_registrar {
     sdci_timer to_register;     /* or to deregister; an agent that forgets is a failure of it */
     sdci_timer to_maintain;
     sdci_timer to_verify;
+    sdci_timer to_take_back;    /* what twins there are */
     uint64_t asked_at_ms;       /* when `job` began */
     uint64_t registered_at_ms;  /* when a registration last succeeded */
     uint64_t content_hash;      /* of what the agent made of it; 0: not known yet */
     uint64_t stop_at_ms;        /* when stopping ends at the latest */
     uint32_t verify_ms, stop_timeout_ms, status_expires_ms;
     uint32_t lock;              /* of the mails */
-    uint32_t is_registered;     /* atomic */
+    uint32_t is_registered;     /* atomic; at the base */
+    uint32_t base;              /* which of the agents */
+    uint32_t held;              /* a bit for each: a registration was sent and not taken back */
+    uint32_t tried;             /* a bit for each: taking back was tried in this round of them */
     sdci_registrar_state state;
     sdci_job job;
     bool keep_on_stop;
     bool is_wanted;             /* not after sdc_registrar_deregister */
     bool is_current;            /* what is registered is what is wanted */
-    bool may_be_there;          /* a registration was sent and not taken back */
     bool wants_maintenance;
 };
 
@@ -11188,8 +11209,8 @@ static void sdci_due_earlier(sdci_due *due, sdci_job job, size_t which, uint64_t
     }
 }
 
-/* What keeps a registration that is there. A beat shows by itself when the service is gone, so only
-   without one the agent is asked. */
+/* What keeps a registration that is there. A beat shows by itself when the service is gone, so the
+   agent is asked only where there is none. */
 static void sdci_registrar_next_upkeep(const sdc_registrar *r, sdci_due *due)
 {
     bool is_beating = false;
@@ -11204,22 +11225,52 @@ static void sdci_registrar_next_upkeep(const sdc_registrar *r, sdci_due *due)
     }
 }
 
+static uint32_t sdci_bit(size_t nth)
+{
+    return (uint32_t)1 << nth;
+}
+
+/* The agents other than the base that may hold a registration of ours. */
+static uint32_t sdci_registrar_twins(const sdc_registrar *r)
+{
+    return r->held & ~sdci_bit(r->base);
+}
+
+/* Two excursions do not follow each other while a beat is waiting. */
+static void sdci_registrar_next_excursion(const sdc_registrar *r, sdci_due *due)
+{
+    bool was_away = r->job == SDCI_JOB_HOME || r->job == SDCI_JOB_TWIN;
+
+    if (was_away && due->job == SDCI_JOB_BEAT && due->at_ms <= r->task.now_ms) {
+        return;
+    }
+    sdci_due_earlier(due, SDCI_JOB_HOME, 0, r->task.home_at_ms);
+    if (sdci_registrar_twins(r) != 0 && sdci_atomic_get(&r->is_registered) != 0) {
+        sdci_due_earlier(due, SDCI_JOB_TWIN, 0, r->to_take_back.due_ms);
+    }
+}
+
 /* The most urgent job, and when it is due. Stopping leaves one thing to do, if any. */
 static sdci_due sdci_registrar_next(const sdc_registrar *r)
 {
     sdci_due due = { SDCI_JOB_NONE, 0, SDCI_FOREVER };
 
     if (r->stop_at_ms != SDCI_FOREVER) {
-        if (r->may_be_there && !r->keep_on_stop && r->task.now_ms < r->stop_at_ms) {
+        if (r->held != 0 && !r->keep_on_stop && r->task.now_ms < r->stop_at_ms) {
             sdci_due_earlier(&due, SDCI_JOB_DEREGISTER, 0, r->to_register.due_ms);
         }
-    } else if (r->is_wanted) {
+    } else if (!r->is_wanted) {
+        if (r->held != 0) {
+            sdci_due_earlier(&due, SDCI_JOB_DEREGISTER, 0, r->to_register.due_ms);
+        }
+    } else {
         if (!r->is_current) {
             sdci_due_earlier(&due, SDCI_JOB_REGISTER, 0, r->to_register.due_ms);
         }
         if (sdci_atomic_get(&r->is_registered) != 0) {
             sdci_registrar_next_upkeep(r, &due);
         }
+        sdci_registrar_next_excursion(r, &due);
         for (size_t i = 0; i < r->num_beats; i++) {
             sdci_due_earlier(&due, SDCI_JOB_NONE, i, r->beats[i].is_silent
                                                          ? SDCI_FOREVER : r->beats[i].expires_ms);
@@ -11296,6 +11347,7 @@ static sdci_request sdci_registrar_request(sdc_registrar *r, sdci_job job)
 
     switch (job) {
     case SDCI_JOB_REGISTER:
+    case SDCI_JOB_HOME:
         return sdci_request_register(client, call, sdci_buf_from(&r->service.body, 0));
     case SDCI_JOB_BEAT:
         return sdci_registrar_request_beat(r, &r->beats[r->which]);
@@ -11303,6 +11355,7 @@ static sdci_request sdci_registrar_request(sdc_registrar *r, sdci_job job)
         return sdci_registrar_request_maintenance(r);
     case SDCI_JOB_VERIFY:
         return sdci_request_on_id(client, call, "GET", "/v1/agent/service/", r->id);
+    case SDCI_JOB_TWIN:
     case SDCI_JOB_DEREGISTER:
     case SDCI_JOB_NONE:
         break;
@@ -11310,26 +11363,87 @@ static sdci_request sdci_registrar_request(sdc_registrar *r, sdci_job job)
     return sdci_request_on_id(client, call, "PUT", "/v1/agent/service/deregister/", r->id);
 }
 
-/* How long an exchange may take: a beat no longer than a quarter of its TTL, so that two of them
-   which lead nowhere, after the third of a pause, do not cost the TTL. */
-static uint32_t sdci_registrar_timeout_ms(const sdc_registrar *r, sdci_job job, size_t which)
+static uint32_t sdci_num_bits(uint32_t bits)
+{
+    uint32_t num = 0;
+
+    for (; bits != 0; bits &= bits - 1) {
+        num++;
+    }
+    return num;
+}
+
+/* How long an exchange may take beside heartbeats: no longer than a quarter of the shortest TTL, so
+   that two in a row which lead nowhere, after the third of a pause, do not cost it. A new
+   registration in place may take two such. */
+static uint64_t sdci_registrar_beside_beats_ms(const sdc_registrar *r, sdci_job job)
+{
+    uint64_t most_ms = r->task.client->request_timeout_ms;
+
+    for (size_t i = 0; i < r->num_beats; i++) {
+        if (!r->beats[i].is_silent) {
+            most_ms = sdci_min(most_ms, sdci_max(r->beats[i].ttl_ms / 4, 1000));
+        }
+    }
+    return job == SDCI_JOB_REGISTER ? 2 * most_ms : most_ms;
+}
+
+/* Stopping, and the call that deregisters, leave each agent that is still to be asked a part. */
+static uint32_t sdci_registrar_timeout_ms(const sdc_registrar *r, sdci_job job)
 {
     uint64_t timeout_ms = r->task.client->request_timeout_ms;
 
-    if (job == SDCI_JOB_BEAT) {
-        timeout_ms = sdci_min(timeout_ms, r->beats[which].limit_ms);
+    if (job == SDCI_JOB_DEREGISTER) {
+        if (r->stop_at_ms != SDCI_FOREVER) {
+            timeout_ms = sdci_min(timeout_ms, r->stop_at_ms - r->task.now_ms);
+        }
+        timeout_ms /= sdci_max(sdci_num_bits(r->held & ~r->tried), 1);
+        return (uint32_t)sdci_max(timeout_ms, 1);
     }
-    if (r->stop_at_ms != SDCI_FOREVER) {
-        timeout_ms = sdci_min(timeout_ms, sdci_max(r->stop_at_ms - r->task.now_ms, 1));
+    if (sdci_atomic_get(&r->is_registered) != 0) {
+        timeout_ms = sdci_min(timeout_ms, sdci_registrar_beside_beats_ms(r, job));
     }
     return (uint32_t)timeout_ms;
+}
+
+/* One of the agents that may hold a registration: the base first, then each in its turn. */
+static size_t sdci_registrar_pick(sdc_registrar *r, uint32_t among)
+{
+    size_t which = 0;
+
+    SDC_ASSERT(among != 0);
+    if ((among & ~r->tried) == 0) {
+        r->tried = 0;
+    }
+    among &= ~r->tried;
+    if ((among & sdci_bit(r->base)) != 0) {
+        return r->base;
+    }
+    while ((among & sdci_bit(which)) == 0) {
+        which++;
+    }
+    return which;
+}
+
+/* Which agent a job is for. */
+static size_t sdci_registrar_agent_of(sdc_registrar *r, sdci_job job)
+{
+    if (job == SDCI_JOB_TWIN || job == SDCI_JOB_DEREGISTER) {
+        return sdci_registrar_pick(r, job == SDCI_JOB_TWIN ? sdci_registrar_twins(r) : r->held);
+    }
+    return job == SDCI_JOB_HOME ? 0 : r->base;
 }
 
 static void sdci_registrar_start(sdc_registrar *r, sdci_job job, size_t which)
 {
     sdc_task *task = &r->task;
-    uint32_t timeout_ms = sdci_registrar_timeout_ms(r, job, which);
+    size_t agent = sdci_registrar_agent_of(r, job);
+    uint32_t timeout_ms = sdci_registrar_timeout_ms(r, job);
 
+    if (job == SDCI_JOB_TWIN || job == SDCI_JOB_DEREGISTER) {
+        r->tried |= sdci_bit(agent);
+    }
+    sdci_link_use(&task->call.link, agent);
     r->which = which;
     sdci_request request = sdci_registrar_request(r, job);
     task->call.link.connect_timeout_ms = (uint32_t)sdci_min(task->client->connect_timeout_ms,
@@ -11350,7 +11464,9 @@ static sdci_timer *sdci_registrar_timer(sdc_registrar *r)
     case SDCI_JOB_BEAT:        return &r->beats[r->which].timer;
     case SDCI_JOB_MAINTENANCE: return &r->to_maintain;
     case SDCI_JOB_VERIFY:      return &r->to_verify;
+    case SDCI_JOB_TWIN:        return &r->to_take_back;
     case SDCI_JOB_REGISTER:
+    case SDCI_JOB_HOME:
     case SDCI_JOB_DEREGISTER:
     case SDCI_JOB_NONE:        break;
     }
@@ -11410,10 +11526,40 @@ static void sdci_registrar_verified(sdc_registrar *r)
 
 static void sdci_registrar_deregistered(sdc_registrar *r)
 {
-    r->may_be_there = false;
-    r->is_current = false;
-    sdci_atomic_set(&r->is_registered, 0);
+    size_t agent = sdci_link_which(&r->task.call.link);
+
+    r->held &= ~sdci_bit(agent);
+    if (agent == r->base) {
+        r->is_current = false;
+        sdci_atomic_set(&r->is_registered, 0);
+    }
+    r->to_register.due_ms = r->task.now_ms;
     sdci_registrar_log(r, "deregister", NULL);
+}
+
+static void sdci_registrar_came_home(sdc_registrar *r)
+{
+    r->base = 0;
+    sdci_task_use_agent(&r->task, 0);
+    r->to_take_back.due_ms = r->task.now_ms;
+    r->to_take_back.num_failures = 0;
+    sdci_registrar_registered(r);
+}
+
+/* Two names of the list may lead to one agent, and then the base has just lost what was taken for a
+   twin: it is asked at once. */
+static void sdci_registrar_took_back(sdc_registrar *r)
+{
+    uint64_t now_ms = r->task.now_ms;
+
+    r->held &= ~sdci_bit(sdci_link_which(&r->task.call.link));
+    r->to_take_back.due_ms = now_ms;
+    r->to_verify.due_ms = r->verify_ms != SDC_NEVER ? now_ms : SDCI_FOREVER;
+    for (size_t i = 0; i < r->num_beats; i++) {
+        sdci_beat *beat = &r->beats[i];
+        beat->timer.due_ms = beat->is_silent ? beat->timer.due_ms : now_ms;
+    }
+    sdci_registrar_log(r, "deregister_twin", NULL);
 }
 
 /* The agent answers: what failed for want of that need not wait any longer. */
@@ -11433,8 +11579,10 @@ static void sdci_registrar_heard(sdc_registrar *r)
 /* The one writer of what a good answer changes. */
 static void sdci_registrar_job_done(sdc_registrar *r)
 {
-    if (r->task.stats.consecutive_failures > 0 && r->job != SDCI_JOB_REGISTER &&
-        r->job != SDCI_JOB_DEREGISTER) {
+    bool is_upkeep = r->job == SDCI_JOB_BEAT || r->job == SDCI_JOB_MAINTENANCE ||
+                     r->job == SDCI_JOB_VERIFY;
+
+    if (r->task.stats.consecutive_failures > 0 && is_upkeep) {
         sdci_registrar_log(r, "recovered", NULL);
     }
     sdci_registrar_timer(r)->was_unheard = false;
@@ -11449,6 +11597,12 @@ static void sdci_registrar_job_done(sdc_registrar *r)
         break;
     case SDCI_JOB_VERIFY:
         sdci_registrar_verified(r);
+        break;
+    case SDCI_JOB_HOME:
+        sdci_registrar_came_home(r);
+        break;
+    case SDCI_JOB_TWIN:
+        sdci_registrar_took_back(r);
         break;
     case SDCI_JOB_DEREGISTER:
         sdci_registrar_deregistered(r);
@@ -11501,7 +11655,66 @@ static void sdci_registrar_forgotten(sdc_registrar *r, sdc_err err)
     timer->due_ms = r->task.now_ms + pause_ms;
 }
 
-static void sdci_registrar_job_failed(sdc_registrar *r, sdc_err err, const sdc_error *error)
+/* The base has just been left, for the next agent of the list. A registration that has lived for a
+   while was good; else the pauses grow with each round of the list. */
+static void sdci_registrar_left(sdc_registrar *r, sdc_err err)
+{
+    sdci_timer *timer = &r->to_register;
+
+    if (r->task.now_ms - r->registered_at_ms >= SDCI_KNOWN_MS && r->job != SDCI_JOB_REGISTER) {
+        timer->num_failures = 0;
+    }
+    timer->num_failures += r->job != SDCI_JOB_REGISTER ? 1 : 0;
+    timer->was_unheard = false;
+    uint32_t round = sdci_task_rounds(&r->task, timer->num_failures);
+    timer->due_ms = r->task.now_ms +
+                    (round > 1 ? sdci_registrar_pause_ms(r, err, round, false) : 0);
+    r->base = (uint32_t)sdci_link_which(&r->task.call.link);
+    r->is_current = false;
+    sdci_atomic_set(&r->is_registered, 0);
+    r->to_take_back.num_failures = 0;
+    r->to_take_back.due_ms = r->task.now_ms + SDCI_TWIN_MIN_MS +
+                             sdci_random_upto(&r->task.random, SDCI_TWIN_MIN_MS / 2);
+}
+
+/* The base knows nothing of this, and is no worse for it. */
+static void sdci_registrar_excursion_failed(sdc_registrar *r, const sdc_error *error)
+{
+    uint32_t before = r->task.stats.consecutive_failures;
+
+    if (r->job == SDCI_JOB_HOME) {
+        sdci_task_use_agent(&r->task, r->base);
+    } else {
+        r->to_take_back.num_failures++;
+        r->to_take_back.due_ms = r->task.now_ms +
+                                 sdci_backoff_ms(&r->task.random, SDCI_TWIN_MIN_MS,
+                                                 SDCI_TWIN_MAX_MS, r->to_take_back.num_failures);
+    }
+    sdci_registrar_log(r, NULL, error->message);
+    sdci_task_failed(&r->task, error);
+    r->task.stats.consecutive_failures = before;
+}
+
+/* Another agent is asked at once, a round of them after a pause. */
+static void sdci_registrar_deregister_failed(sdc_registrar *r, sdc_err err, const sdc_error *error)
+{
+    sdci_timer *timer = &r->to_register;
+    uint64_t pause_ms = 0;
+
+    timer->num_failures++;
+    if ((r->held & ~r->tried) == 0 && r->stop_at_ms != SDCI_FOREVER) {
+        pause_ms = sdci_registrar_pause_ms(r, err, timer->num_failures, false);
+    } else if ((r->held & ~r->tried) == 0) {
+        pause_ms = sdci_backoff_ms(&r->task.random, SDCI_TWIN_MIN_MS, SDCI_TWIN_MAX_MS,
+                                   timer->num_failures);
+    }
+    timer->due_ms = r->task.now_ms + pause_ms;
+    sdci_registrar_log(r, NULL, error->message);
+    sdci_task_failed(&r->task, error);
+}
+
+/* A job at the base. */
+static void sdci_registrar_base_failed(sdc_registrar *r, sdc_err err, const sdc_error *error)
 {
     sdci_timer *timer = sdci_registrar_timer(r);
     bool is_forgotten = err == SDC_ERR_STATUS && sdci_answer_says_unknown(&r->task.answer) &&
@@ -11517,6 +11730,20 @@ static void sdci_registrar_job_failed(sdc_registrar *r, sdc_err err, const sdc_e
     }
     sdci_registrar_log(r, NULL, error->message);
     sdci_task_failed(&r->task, error);
+    if (!is_forgotten && sdci_task_leave_agent(&r->task, err)) {
+        sdci_registrar_left(r, err);
+    }
+}
+
+static void sdci_registrar_job_failed(sdc_registrar *r, sdc_err err, const sdc_error *error)
+{
+    if (r->job == SDCI_JOB_HOME || r->job == SDCI_JOB_TWIN) {
+        sdci_registrar_excursion_failed(r, error);
+    } else if (r->job == SDCI_JOB_DEREGISTER) {
+        sdci_registrar_deregister_failed(r, err, error);
+    } else {
+        sdci_registrar_base_failed(r, err, error);
+    }
 }
 
 /* -- The machine -- */
@@ -11537,9 +11764,10 @@ static void sdci_registrar_begin_stop(sdc_registrar *r)
 {
     if (sdci_task_is_stopping(&r->task) && r->stop_at_ms == SDCI_FOREVER) {
         r->stop_at_ms = sdci_after(r->task.now_ms, r->stop_timeout_ms);
+        r->tried = 0;
+        sdci_registrar_drop(r);
         r->to_register.due_ms = 0;
         r->to_register.num_failures = 0;
-        sdci_registrar_drop(r);
     }
 }
 
@@ -11566,8 +11794,8 @@ static sdc_err sdci_registrar_exchanging(sdc_registrar *r, sdci_share *share)
     sdc_error error;
     sdc_err err = sdci_task_exchange(&r->task, share, &error);
 
-    if (r->job == SDCI_JOB_REGISTER && r->task.call.sent > 0) {
-        r->may_be_there = true;
+    if ((r->job == SDCI_JOB_REGISTER || r->job == SDCI_JOB_HOME) && r->task.call.sent > 0) {
+        r->held |= sdci_bit(sdci_link_which(&r->task.call.link));
     }
     if (err == SDC_AGAIN && r->task.now_ms < r->stop_at_ms) {
         return SDC_AGAIN;
@@ -11578,8 +11806,8 @@ static sdc_err sdci_registrar_exchanging(sdc_registrar *r, sdci_share *share)
         sdci_call_abort(&r->task.call);
     }
     r->state = SDCI_REGISTRAR_PAUSED;
-    bool is_gone = r->job == SDCI_JOB_DEREGISTER && err == SDC_ERR_STATUS &&
-                   sdci_answer_says_unknown(&r->task.answer);
+    bool is_gone = (r->job == SDCI_JOB_DEREGISTER || r->job == SDCI_JOB_TWIN) &&
+                   err == SDC_ERR_STATUS && sdci_answer_says_unknown(&r->task.answer);
     err = is_gone ? SDC_OK : err;
     sdci_call_end(&r->task.call);
     if (err == SDC_OK) {
@@ -11688,7 +11916,6 @@ static sdc_err sdci_registrar_init_beats(sdc_registrar *r, const sdc_registrar_d
         beat->ttl_ms = check->ttl_ms;
         beat->expires_ms = sdci_after(r->task.now_ms, r->status_expires_ms);
         beat->every_ms = sdci_or(desc->heartbeat_ms, third_ms);
-        beat->limit_ms = (uint32_t)sdci_max(check->ttl_ms / 4, 1000);
         if (beat->id == NULL || beat->output == NULL) {
             return SDC_ERR_NOMEM;
         }
@@ -11771,32 +11998,75 @@ const char *sdc_registrar_id(const sdc_registrar *registrar)
 
 /* -- Calls on a registrar -- */
 
-/* Steps until the exchange of `job` has ended, or its time is over. */
-static sdc_err sdci_registrar_once(sdc_registrar *r, sdci_job job, sdc_error *error)
+/* The time of a call is over: what it is about is tried again by later steps. */
+static sdc_err sdci_registrar_give_up(sdc_registrar *r, sdc_error *error)
 {
-    uint64_t limit_ms = sdci_after(sdc_client_now_ms(r->task.client),
-                                   r->task.client->request_timeout_ms);
-    sdc_err err = SDC_OK;
+    r->task.is_stepping = true;
+    sdci_registrar_drop(r);
+    sdc_err err = sdci_task_leave(&r->task, SDC_AGAIN);
+    if (err != SDC_AGAIN) {
+        return sdci_fail_plain(error, err);
+    }
+    return sdci_fail(error, SDC_ERR_TIMEOUT, "%s: no answer in time",
+                     r->task.call.link.agent->name);
+}
 
-    while (err == SDC_OK && (r->job != job || r->state == SDCI_REGISTRAR_EXCHANGING)) {
-        int left_ms = sdci_timeout_ms(limit_ms, sdc_client_now_ms(r->task.client));
-        err = sdc_step(&r->task, left_ms);
-    }
-    if (err == SDC_AGAIN) {
-        r->task.is_stepping = true;
-        sdci_registrar_drop(r);
-        err = sdci_task_leave(&r->task, SDC_AGAIN);
-    }
-    if (err == SDC_AGAIN) {
-        return sdci_fail(error, SDC_ERR_TIMEOUT, "%s: no answer in time",
-                         r->task.call.link.agent->name);
-    }
+static sdc_err sdci_registrar_tell(sdc_registrar *r, sdc_err err, sdc_error *error)
+{
     if (error != NULL && err >= SDC_ERR_ARG) {
         sdc_task_error(&r->task, error);
     } else if (err != SDC_OK) {
         return sdci_fail_plain(error, err);
     }
     return err;
+}
+
+/* Steps until a registration succeeds, or has failed at one agent that was not to blame or at each
+   of them, or the time is over. */
+static sdc_err sdci_registrar_register_once(sdc_registrar *r, sdc_error *error)
+{
+    uint64_t limit_ms = sdci_after(sdc_client_now_ms(r->task.client),
+                                   r->task.client->request_timeout_ms);
+    sdc_err err = SDC_OK;
+
+    for (size_t num = 0; num < r->task.call.link.num_agents; num++) {
+        uint32_t base = r->base;
+        r->job = SDCI_JOB_NONE;
+        err = SDC_OK;
+        while (err == SDC_OK && (r->job != SDCI_JOB_REGISTER ||
+                                 r->state == SDCI_REGISTRAR_EXCHANGING)) {
+            int left_ms = sdci_timeout_ms(limit_ms, sdc_client_now_ms(r->task.client));
+            err = sdc_step(&r->task, left_ms);
+        }
+        if (err < SDC_ERR_ARG || r->base == base) {
+            break;
+        }
+    }
+    return err == SDC_AGAIN ? sdci_registrar_give_up(r, error)
+                            : sdci_registrar_tell(r, err, error);
+}
+
+/* Steps until no agent holds it any more, or each that may has been asked, or the time is over. */
+static sdc_err sdci_registrar_take_back(sdc_registrar *r, sdc_error *error)
+{
+    uint64_t limit_ms = sdci_after(sdc_client_now_ms(r->task.client),
+                                   r->task.client->request_timeout_ms);
+    sdc_err first = SDC_OK;
+
+    for (;;) {
+        int left_ms = sdci_timeout_ms(limit_ms, sdc_client_now_ms(r->task.client));
+        sdc_err err = sdc_step(&r->task, left_ms);
+        if (err == SDC_AGAIN) {
+            return sdci_registrar_give_up(r, error);
+        }
+        if (err != SDC_OK && first == SDC_OK) {
+            first = sdci_registrar_tell(r, err, error);
+        }
+        if (err == SDC_STOPPED || err == SDC_GONE || (r->held & ~r->tried) == 0 ||
+            r->state == SDCI_REGISTRAR_EXCHANGING) {
+            return first;
+        }
+    }
 }
 
 sdc_err sdc_registrar_register(sdc_registrar *registrar, sdc_error *error)
@@ -11810,9 +12080,10 @@ sdc_err sdc_registrar_register(sdc_registrar *registrar, sdc_error *error)
     registrar->is_wanted = true;
     registrar->is_current = false;
     registrar->to_register.due_ms = 0;
+    registrar->to_register.num_failures = 0;
     sdci_atomic_set(&registrar->is_registered, 0);
     sdc_err err = sdci_task_leave(&registrar->task, SDC_OK);
-    return err == SDC_OK ? sdci_registrar_once(registrar, SDCI_JOB_REGISTER, error)
+    return err == SDC_OK ? sdci_registrar_register_once(registrar, error)
                          : sdci_fail_plain(error, err);
 }
 
@@ -11828,11 +12099,12 @@ sdc_err sdc_registrar_deregister(sdc_registrar *registrar, sdc_error *error)
     registrar->task.is_stepping = true;
     sdci_registrar_drop(registrar);
     registrar->is_wanted = false;
-    registrar->may_be_there = true;
-    registrar->task.now_ms = sdc_client_now_ms(registrar->task.client);
-    sdci_registrar_start(registrar, SDCI_JOB_DEREGISTER, 0);
+    registrar->held |= sdci_bit(registrar->base);
+    registrar->tried = 0;
+    registrar->to_register.due_ms = 0;
+    registrar->to_register.num_failures = 0;
     sdc_err err = sdci_task_leave(&registrar->task, SDC_OK);
-    return err == SDC_OK ? sdci_registrar_once(registrar, SDCI_JOB_DEREGISTER, error)
+    return err == SDC_OK ? sdci_registrar_take_back(registrar, error)
                          : sdci_fail_plain(error, err);
 }
 
@@ -13259,6 +13531,8 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_JSON_DEPTH_MAX
 #undef SDCI_JSON_TEXT_MAX
 #undef SDCI_KNOWN_MS
+#undef SDCI_TWIN_MAX_MS
+#undef SDCI_TWIN_MIN_MS
 #undef SDCI_LANE
 #undef SDCI_LARGE_BYTES
 #undef SDCI_LEAVE

@@ -2531,6 +2531,460 @@ static void test_update_at_agents_of_both_versions(void)
     }
 }
 
+/* ---- several agents -------------------------------------------------------------------------- */
+
+enum { REGISTRAR_AGENTS = 3 };
+
+typedef struct registrar_trio {
+    rig     r;
+    script *of[REGISTRAR_AGENTS];   /* at 10.0.0.1, .2 and .3 */
+} registrar_trio;
+
+static void registrar_says_yes(script *s)
+{
+    script_clear(s);
+    script_on(s, "GET ");
+    script_reply(s, 200, NULL, "{}");
+    script_on(s, "PUT ");
+    script_ok(s);
+}
+
+/* drive: the nth of registrar_drives. */
+static bool registrar_trio_begin(registrar_trio *t, size_t drive)
+{
+    sdc_client_desc client;
+    world_desc desc;
+    memset(&client, 0, sizeof client);
+    memset(&desc, 0, sizeof desc);
+    desc.drive = registrar_drives[drive];
+    client.address = "10.0.0.1:8500,10.0.0.2:8500,10.0.0.3:8500";
+    if (!rig_init_client(&t->r, &desc, &client)) {
+        return false;
+    }
+    t->of[0] = t->r.script;
+    t->of[1] = script_create(t->r.world, "10.0.0.2", 8500);
+    t->of[2] = script_create(t->r.world, "10.0.0.3", 8500);
+    for (size_t i = 0; i < REGISTRAR_AGENTS; i++) {
+        registrar_says_yes(t->of[i]);
+    }
+    return true;
+}
+
+static size_t registrar_count_at(const registrar_trio *t, size_t nth, const char *start)
+{
+    return script_count(t->of[nth], start);
+}
+
+/* No two good beats at an agent, from a time on, are a TTL of 10 s apart, and the newest is young. */
+static void registrar_check_alive(const registrar_trio *t, size_t nth, uint64_t from_ms)
+{
+    size_t num = registrar_count_at(t, nth, REGISTRAR_UPDATE);
+    uint64_t last_ms = from_ms;
+    for (size_t i = 0; i < num && test_num_failures() < 5; i++) {
+        uint64_t at_ms = script_nth_of(t->of[nth], REGISTRAR_UPDATE, i)->at_ms;
+        if (at_ms >= from_ms) {
+            CHECK_BETWEEN(at_ms - last_ms, 0, 9999);
+            last_ms = at_ms;
+        }
+    }
+    CHECK_BETWEEN(world_now(t->r.world) - last_ms, 0, 9999);
+}
+
+static void test_87_registers_at_the_first_agent_alone(void)
+{
+    registrar_trio t;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    REQUIRE(rig_register(&t.r, NULL));
+    rig_run(&t.r, 3600000);
+    CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_REGISTER), 1);
+    CHECK_U64(world_seen(t.r.world)->opened, 1);
+    rig_deinit(&t.r);
+}
+
+static void test_87_registers_at_the_next_agent_at_once(void)
+{
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        registrar_trio t;
+        test_note("%s", registrar_drive_names[i]);
+        REQUIRE(registrar_trio_begin(&t, i));
+        script_set_down(t.of[0], true);
+        script_set_down(t.of[1], true);
+        REQUIRE(rig_register(&t.r, NULL));
+        rig_run(&t.r, 50);
+        CHECK(sdc_registrar_is_registered(t.r.registrar));
+        CHECK_INT(registrar_count_at(&t, 2, REGISTRAR_REGISTER), 1);
+        CHECK_INT(registrar_count_at(&t, 2, REGISTRAR_UPDATE), 1);
+        rig_deinit(&t.r);
+    }
+}
+
+/* What is refused here is refused everywhere; what an agent cannot do, another one may. */
+static void test_87_what_makes_a_registrar_leave_an_agent(void)
+{
+    static const struct { int status; const char *text; bool leaves; } rows[] = {
+        { 500, "No cluster leader", true }, { 429, "slow down", true }, { 502, "bad", true },
+        { 503, "rate limit exceeded", true }, { 400, "Request decode failed", false },
+        { 403, "Permission denied", false }, { 500, "Scripts are disabled", false },
+    };
+    static const char *const jobs[] = { REGISTRAR_REGISTER, REGISTRAR_UPDATE };
+    for (size_t i = 0; i < 2 * REGISTRAR_NUM(rows); i++) {
+        registrar_trio t;
+        const char *job = jobs[i % 2];
+        test_note("%s: %d %s", job, rows[i / 2].status, rows[i / 2].text);
+        REQUIRE(registrar_trio_begin(&t, 0));
+        script_on(t.of[0], job);
+        script_error(t.of[0], rows[i / 2].status, rows[i / 2].text);
+        REQUIRE(rig_register(&t.r, NULL));
+        rig_run(&t.r, 10);
+        CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_REGISTER), rows[i / 2].leaves ? 1 : 0);
+        rig_run(&t.r, 20000);
+        CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_REGISTER), rows[i / 2].leaves ? 1 : 0);
+        CHECK_INT(registrar_count_at(&t, 2, REGISTRAR_REGISTER), 0);
+        rig_deinit(&t.r);
+    }
+}
+
+/* The first agent dies and comes back: the service, its status and its maintenance go to the second
+   one, its twin is taken away as soon as that is possible, and after minutes all goes home. */
+static void test_87_registration_moves_and_comes_home(void)
+{
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives); i++) {
+        registrar_trio t;
+        test_note("%s", registrar_drive_names[i]);
+        REQUIRE(registrar_trio_begin(&t, i));
+        REQUIRE(rig_register(&t.r, NULL));
+        rig_run(&t.r, 20000);
+        CHECK_ERR(sdc_registrar_set_status(t.r.registrar, NULL, SDC_STATUS_WARNING, "w"), SDC_OK);
+        CHECK_ERR(sdc_registrar_set_maintenance(t.r.registrar, true, "m"), SDC_OK);
+        rig_run(&t.r, 100);
+        script_set_down(t.of[0], true);
+        rig_run(&t.r, 3400);
+        CHECK(sdc_registrar_is_registered(t.r.registrar));
+        CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_REGISTER), 1);
+        CHECK_STR(script_nth_of(t.of[1], REGISTRAR_UPDATE, 0)->body,
+                  "{\"Status\":\"warning\",\"Output\":\"w\"}");
+        CHECK_STR(script_nth_of(t.of[1], REGISTRAR_MAINTAIN, 0)->raw_query,
+                  "enable=true&reason=m");
+        rig_run(&t.r, 100000);
+        CHECK_BETWEEN(world_num_connects(t.r.world, "10.0.0.1", 8500), 2, 6);
+        script_set_down(t.of[0], false);
+        rig_run(&t.r, 190000);
+        CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_DEREGISTER), 1);
+        CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_REGISTER), 1);
+        registrar_check_alive(&t, 1, WORLD_START_MS + 24000);
+        rig_run(&t.r, 90000);
+        CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_REGISTER), 2);
+        const script_request *home = script_nth_of(t.of[0], REGISTRAR_REGISTER, 1);
+        const script_request *twin = script_nth_of(t.of[1], REGISTRAR_DEREGISTER, 0);
+        if (CHECK(home != NULL && twin != NULL)) {
+            CHECK_BETWEEN(home->at_ms - WORLD_START_MS - 20000, 300000, 380000);
+            CHECK_BETWEEN(twin->at_ms - home->at_ms, 0, 10);
+        }
+        CHECK(sdc_registrar_is_registered(t.r.registrar));
+        rig_run(&t.r, 3600000);
+        CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_REGISTER), 2);
+        CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_DEREGISTER), 1);
+        CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_REGISTER), 1);
+        CHECK_INT(script_num_requests(t.of[2]), 0);
+        rig_deinit(&t.r);
+    }
+}
+
+/* The first agent never comes back, in three ways: what is tried there costs the second one no TTL
+   and no registration, and is tried rarely. */
+static void test_87_excursions_cost_no_ttl(void)
+{
+    static const char *const ways[] = { "refuses", "blackhole", "hangs" };
+    for (size_t i = 0; i < REGISTRAR_NUM(ways); i++) {
+        registrar_trio t;
+        test_note("%s", ways[i]);
+        REQUIRE(registrar_trio_begin(&t, 0));
+        REQUIRE(rig_register(&t.r, NULL));
+        rig_run(&t.r, 1000);
+        if (i == 2) {
+            script_clear(t.of[0]);
+            script_on(t.of[0], "PUT ");
+            script_hang(t.of[0]);
+        } else {
+            script_set_down(t.of[0], true);
+            world_listen_mode(t.r.world, "10.0.0.1", 8500,
+                              i == 0 ? WORLD_REFUSES : WORLD_BLACKHOLE);
+        }
+        size_t before = world_num_connects(t.r.world, "10.0.0.1", 8500);
+        rig_run(&t.r, 15000);
+        for (int n = 0; n < 7200; n++) {
+            rig_run(&t.r, 1000);
+            CHECK(sdc_registrar_is_registered(t.r.registrar));
+        }
+        registrar_check_alive(&t, 1, WORLD_START_MS + 16000);
+        CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_REGISTER), 1);
+        CHECK_BETWEEN(world_num_connects(t.r.world, "10.0.0.1", 8500) - before, 25, 60);
+        CHECK_INT(script_num_requests(t.of[2]), 0);
+        rig_deinit(&t.r);
+    }
+}
+
+/* All are away for an hour: rounds of the list with growing pauses, and back soon afterwards. */
+static void test_87_no_storm_when_all_agents_are_away(void)
+{
+    registrar_trio t;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    for (size_t i = 0; i < REGISTRAR_AGENTS; i++) {
+        script_set_down(t.of[i], true);
+    }
+    REQUIRE(rig_register(&t.r, NULL));
+    rig_run(&t.r, 3600000);
+    CHECK_BETWEEN(world_num_connects(t.r.world, "10.0.0.1", 8500), 30, 140);
+    CHECK_BETWEEN(world_num_connects(t.r.world, "10.0.0.3", 8500), 30, 140);
+    for (size_t i = 0; i < REGISTRAR_AGENTS; i++) {
+        script_set_down(t.of[i], false);
+    }
+    rig_run(&t.r, 31000);
+    CHECK(sdc_registrar_is_registered(t.r.registrar));
+    rig_deinit(&t.r);
+}
+
+/* Each takes the registration and none the beats: that is no reason to run round in circles. */
+static void test_87_no_storm_when_no_agent_takes_beats(void)
+{
+    registrar_trio t;
+    size_t num = 0;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    for (size_t i = 0; i < REGISTRAR_AGENTS; i++) {
+        script_on(t.of[i], REGISTRAR_UPDATE);
+        script_error(t.of[i], 503, "rate limit exceeded");
+    }
+    REQUIRE(rig_register(&t.r, NULL));
+    rig_run(&t.r, 600000);
+    for (size_t i = 0; i < REGISTRAR_AGENTS; i++) {
+        num += script_num_requests(t.of[i]);
+    }
+    CHECK_BETWEEN(num, 30, 600);
+    rig_deinit(&t.r);
+}
+
+/* A bad second agent is no place to stay at: home is looked for from there, too. */
+static void test_87_comes_home_from_where_it_is_refused(void)
+{
+    registrar_trio t;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    script_set_down(t.of[0], true);
+    script_on(t.of[1], REGISTRAR_REGISTER);
+    script_error(t.of[1], 403, "Permission denied");
+    REQUIRE(rig_register(&t.r, NULL));
+    rig_run(&t.r, 1000);
+    script_set_down(t.of[0], false);
+    rig_run(&t.r, 376000);
+    CHECK(sdc_registrar_is_registered(t.r.registrar));
+    CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_REGISTER), 1);
+    CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_UPDATE) > 0, true);
+    rig_deinit(&t.r);
+}
+
+/* What was updated while the first agent was away is what it gets. */
+static void test_87_newest_registration_comes_home(void)
+{
+    registrar_trio t;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    REQUIRE(rig_register(&t.r, NULL));
+    rig_run(&t.r, 1000);
+    script_set_down(t.of[0], true);
+    rig_run(&t.r, 10000);
+    CHECK_ERR(registrar_update(t.r.registrar, "v2"), SDC_OK);
+    rig_run(&t.r, 1000);
+    CHECK_HAS(script_nth_of(t.of[1], REGISTRAR_REGISTER, 1)->body, "v2");
+    script_set_down(t.of[0], false);
+    rig_run(&t.r, 376000);
+    CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_REGISTER), 2);
+    CHECK_HAS(script_nth_of(t.of[0], REGISTRAR_REGISTER, 1)->body, "v2");
+    rig_deinit(&t.r);
+}
+
+/* Without a TTL check it is the verification that notices; a registration that got no answer may
+   have been heard all the same, and is taken back. */
+static void test_87_service_without_ttl_moves(void)
+{
+    registrar_trio t;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    script_on(t.of[0], REGISTRAR_REGISTER);
+    script_hang(t.of[0]);
+    sdc_registrar_desc desc = registrar_desc_plain();
+    REQUIRE(rig_register(&t.r, &desc));
+    rig_run(&t.r, 15100);
+    CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_REGISTER), 1);
+    rig_run(&t.r, 60000);
+    CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_DEREGISTER), 1);
+    CHECK_INT(world_log_count(t.r.world, "INFO", "action=deregister_twin"), 1);
+    script_set_down(t.of[1], true);
+    rig_run(&t.r, 31000);
+    CHECK_INT(registrar_count_at(&t, 2, REGISTRAR_REGISTER), 1);
+    rig_deinit(&t.r);
+}
+
+/* Moved from the first to the second, with the first one back: stop asks both, the base first. */
+static void test_87_stop_takes_back_everywhere(void)
+{
+    for (size_t i = 0; i < REGISTRAR_NUM(registrar_drives) * 2; i++) {
+        registrar_trio t;
+        bool is_dead = i % 2 != 0;
+        test_note("%s, base %s", registrar_drive_names[i / 2], is_dead ? "is dead" : "is well");
+        REQUIRE(registrar_trio_begin(&t, i / 2));
+        REQUIRE(rig_register(&t.r, NULL));
+        rig_run(&t.r, 10000);
+        script_set_down(t.of[0], true);
+        rig_run(&t.r, 10000);
+        script_set_down(t.of[0], false);
+        if (is_dead) {
+            script_clear(t.of[1]);
+            script_on(t.of[1], "PUT ");
+            script_hang(t.of[1]);
+        }
+        uint64_t at_ms = world_now(t.r.world);
+        CHECK_ERR(rig_stop(&t.r), SDC_STOPPED);
+        CHECK_BETWEEN(world_now(t.r.world) - at_ms, is_dead ? 1000 : 0, is_dead ? 2000 : 10);
+        CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_DEREGISTER), 1);
+        CHECK_BETWEEN(registrar_count_at(&t, 1, REGISTRAR_DEREGISTER), 1, is_dead ? 3 : 1);
+        const script_request *first = script_nth_of(t.of[1], REGISTRAR_DEREGISTER, 0);
+        const script_request *second = script_nth_of(t.of[0], REGISTRAR_DEREGISTER, 0);
+        if (CHECK(first != NULL && second != NULL)) {
+            CHECK_U64(first->at_ms, at_ms);
+            CHECK_BETWEEN(second->at_ms, at_ms, at_ms + 1010);
+        }
+        CHECK_INT(sdc_registrar_is_registered(t.r.registrar), is_dead);
+        CHECK_INT(world_seen(t.r.world)->open_now, 0);
+        CHECK_INT(script_num_requests(t.of[2]), 0);
+        rig_deinit(&t.r);
+    }
+}
+
+/* A stop in the middle of an excursion goes to the base first all the same. */
+static void test_87_stop_during_an_excursion(void)
+{
+    registrar_trio t;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    REQUIRE(rig_register(&t.r, NULL));
+    rig_run(&t.r, 10000);
+    script_set_down(t.of[0], true);
+    rig_run(&t.r, 10000);
+    script_set_down(t.of[0], false);
+    script_clear(t.of[0]);
+    script_on(t.of[0], REGISTRAR_DEREGISTER);
+    script_hang(t.of[0]);
+    script_ok(t.of[0]);
+    while (registrar_count_at(&t, 0, REGISTRAR_DEREGISTER) == 0) {
+        rig_run(&t.r, 1000);
+        REQUIRE(world_now(t.r.world) < WORLD_START_MS + 100000);
+    }
+    CHECK_ERR(rig_stop(&t.r), SDC_STOPPED);
+    const script_request *of_base = script_nth_of(t.of[1], REGISTRAR_DEREGISTER, 0);
+    const script_request *of_twin = script_nth_of(t.of[0], REGISTRAR_DEREGISTER, 1);
+    if (CHECK(of_base != NULL && of_twin != NULL)) {
+        CHECK(of_base->conn != of_twin->conn);
+        CHECK(world_conn_id(of_base->conn) < world_conn_id(of_twin->conn));
+    }
+    CHECK(!sdc_registrar_is_registered(t.r.registrar));
+    rig_deinit(&t.r);
+}
+
+static void test_87_stop_is_bounded_when_all_are_away(void)
+{
+    for (int i = 0; i < 2; i++) {
+        registrar_trio t;
+        test_note("%s", i == 0 ? "refuse" : "blackhole");
+        REQUIRE(registrar_trio_begin(&t, 0));
+        REQUIRE(rig_register(&t.r, NULL));
+        for (size_t n = 0; n < REGISTRAR_AGENTS; n++) {
+            rig_run(&t.r, 5000);
+            script_set_down(t.of[n], true);
+        }
+        for (size_t n = 0; n < REGISTRAR_AGENTS && i == 1; n++) {
+            static const char *const ips[] = { "10.0.0.1", "10.0.0.2", "10.0.0.3" };
+            world_listen_mode(t.r.world, ips[n], 8500, WORLD_BLACKHOLE);
+        }
+        uint64_t at_ms = world_now(t.r.world);
+        CHECK_ERR(rig_stop(&t.r), SDC_STOPPED);
+        CHECK_BETWEEN(world_now(t.r.world) - at_ms, 1000, 2000);
+        CHECK(world_seen(t.r.world)->opened < 200);
+        rig_deinit(&t.r);
+    }
+}
+
+/* By call: registered at the first agent that can, deregistered at each that may have it; what
+   fails is told, and tried again by later steps. */
+static void test_87_once_with_several_agents(void)
+{
+    registrar_trio t;
+    sdc_error error;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    REQUIRE(rig_register(&t.r, NULL));
+    CHECK_ERR(sdc_registrar_register(t.r.registrar, &error), SDC_OK);
+    script_set_down(t.of[0], true);
+    CHECK_ERR(sdc_registrar_register(t.r.registrar, &error), SDC_OK);
+    CHECK_INT(error.code, SDC_OK);
+    CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_REGISTER), 1);
+    CHECK_ERR(sdc_registrar_deregister(t.r.registrar, &error), SDC_ERR_CONNECT);
+    CHECK_HAS(error.message, "10.0.0.1:8500");
+    CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_DEREGISTER), 1);
+    CHECK(!sdc_registrar_is_registered(t.r.registrar));
+    script_set_down(t.of[0], false);
+    rig_run(&t.r, 31000);
+    CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_DEREGISTER), 1);
+    rig_run(&t.r, 3600000);
+    CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_DEREGISTER), 1);
+    CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_DEREGISTER), 1);
+    for (size_t i = 0; i < REGISTRAR_AGENTS; i++) {
+        script_set_down(t.of[i], true);
+    }
+    uint64_t at_ms = world_now(t.r.world);
+    CHECK_ERR(sdc_registrar_register(t.r.registrar, &error), SDC_ERR_CONNECT);
+    CHECK_U64(world_now(t.r.world), at_ms);
+    rig_deinit(&t.r);
+}
+
+/* Two names in the list lead to one agent: taking back what was taken for a twin takes the service
+   away, and it is there again at once. */
+static void test_87_two_names_of_one_agent(void)
+{
+    static const uint32_t ttls[] = { 0, 10000 };
+    for (size_t i = 0; i < REGISTRAR_NUM(ttls); i++) {
+        agent_desc is;
+        sdc_check check;
+        sdc_client *client;
+        sdc_registrar *registrar = NULL;
+        test_note("TTL %u", (unsigned)ttls[i]);
+        memset(&is, 0, sizeof is);
+        is.profile = AGENT_1_22;
+        world *w = world_create(NULL);
+        agent *a = agent_create(&is, world_now(w));
+        world_listen_agent(w, "10.0.0.1", 8500, a);
+        world_listen_agent(w, "10.0.0.2", 8500, a);
+        client = world_client(w, "10.0.0.1:8500,10.0.0.2:8500");
+        REQUIRE(client != NULL);
+        sdc_registrar_desc desc = registrar_desc_with(&check, 10000);
+        if (ttls[i] == 0) {
+            desc = registrar_desc_plain();
+        }
+        REQUIRE(sdc_registrar_create(client, &desc, &registrar, NULL) == SDC_OK);
+        sdc_task *task = sdc_registrar_task(registrar);
+        world_run(w, task, 1000);
+        world_listen_mode(w, "10.0.0.1", 8500, WORLD_REFUSES);
+        world_reset_all(w, "10.0.0.1", 8500);
+        world_run(w, task, 60000);
+        CHECK(agent_has_service(a, "web-1"));
+        world_listen_mode(w, "10.0.0.1", 8500, WORLD_ACCEPTS);
+        for (int n = 0; n < 1000; n++) {
+            world_run(w, task, 1000);
+            CHECK(agent_has_service(a, "web-1"));
+        }
+        CHECK_BETWEEN(world_log_count(w, "INFO", "action=deregister_twin"), 1, 4);
+        CHECK_BETWEEN(world_log_count(w, "INFO", "action=register"), 3, 8);
+        sdc_registrar_destroy(registrar);
+        sdc_client_destroy(client);
+        world_destroy(w);
+        agent_destroy(a);
+    }
+}
+
 static const test_case cases_registrar[] = {
     TEST(test_registers_and_says_so),
     TEST(test_registration_is_copied),
@@ -2611,4 +3065,19 @@ static const test_case cases_registrar[] = {
     TEST(test_update_of_what_is_not_registered),
     TEST(test_update_and_maintenance_wake_a_blocked_step),
     TEST(test_update_at_agents_of_both_versions),
+    TEST(test_87_registers_at_the_first_agent_alone),
+    TEST(test_87_registers_at_the_next_agent_at_once),
+    TEST(test_87_what_makes_a_registrar_leave_an_agent),
+    TEST(test_87_registration_moves_and_comes_home),
+    TEST(test_87_excursions_cost_no_ttl),
+    TEST(test_87_no_storm_when_all_agents_are_away),
+    TEST(test_87_no_storm_when_no_agent_takes_beats),
+    TEST(test_87_comes_home_from_where_it_is_refused),
+    TEST(test_87_newest_registration_comes_home),
+    TEST(test_87_service_without_ttl_moves),
+    TEST(test_87_stop_takes_back_everywhere),
+    TEST(test_87_stop_during_an_excursion),
+    TEST(test_87_stop_is_bounded_when_all_are_away),
+    TEST(test_87_once_with_several_agents),
+    TEST(test_87_two_names_of_one_agent),
 };
