@@ -10975,7 +10975,7 @@ sdc_err sdc_client_deregister(sdc_client *client, const char *service_id, sdc_er
         '--TWIN, slowly: deregisters where an earlier base may hold it still
 
    HOME and TWIN are excursions: the base goes on holding what it has, and they are short, so that
-   its beats are not missed. Stopping takes back first what the base holds, then the others'.      */
+   its beats are not missed. Stopping takes back first what the base holds, then the others'. */
 typedef enum sdci_registrar_state {
     SDCI_REGISTRAR_PAUSED,      /* ends when the next job is due                      */
     SDCI_REGISTRAR_EXCHANGING,  /* `job` is under way; ends with its answer           */
