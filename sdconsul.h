@@ -11618,10 +11618,12 @@ static void sdci_registrar_job_done(sdc_registrar *r)
 }
 
 /* The pause after a failure. What the agent has refused as wrong or forbidden is not better a
-   moment later; a beat that is late must still come before its TTL is over. */
+   moment later, nor is one that asks to be left alone; but a beat that is late must still come
+   before its TTL is over. */
 static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t nth, bool has_ttl)
 {
     bool is_refused = err == SDC_ERR_STATUS || err == SDC_ERR_DENIED || err == SDC_ERR_BUSY;
+    uint32_t least_ms = is_refused ? 1000 : 10;
     uint32_t most_ms = 30000;
 
     for (size_t i = 0; has_ttl && i < r->num_beats; i++) {
@@ -11630,8 +11632,11 @@ static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t 
     if (sdci_task_is_stopping(&r->task)) {
         most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->stop_timeout_ms / 8, 10));
     }
-    return sdci_backoff_ms(&r->task.random, (uint32_t)sdci_min(is_refused ? 1000 : 10, most_ms),
-                           most_ms, nth);
+    uint64_t pause_ms = sdci_backoff_ms(&r->task.random, (uint32_t)sdci_min(least_ms, most_ms),
+                                        most_ms, nth);
+    uint64_t after_ms = sdci_min(sdci_answer_retry_after_ms(&r->task.answer), most_ms);
+    return after_ms > pause_ms
+               ? after_ms + sdci_random_upto(&r->task.random, after_ms / 8) : pause_ms;
 }
 
 /* The agent does not know what was registered. One that has known it for a while has lost it, and

@@ -2985,6 +2985,33 @@ static void test_87_two_names_of_one_agent(void)
     }
 }
 
+/* An agent that asks to be left alone is, within what a registration can wait and a TTL allows. */
+static void test_38_registrar_heeds_retry_after(void)
+{
+    static const struct { const char *start, *after; uint32_t least_ms, most_ms; } cases[] = {
+        { REGISTRAR_REGISTER, "7", 7000, 7875 }, { REGISTRAR_REGISTER, "3600", 30000, 33750 },
+        { REGISTRAR_UPDATE, "1", 1000, 1125 }, { REGISTRAR_UPDATE, "60", 1666, 1875 },
+    };
+    for (size_t i = 0; i < REGISTRAR_NUM(cases); i++) {
+        rig r;
+        char header[40];
+        test_note("%s, Retry-After: %s", cases[i].start, cases[i].after);
+        REQUIRE(registrar_begin(&r, NULL));
+        registrar_on(&r, cases[i].start);
+        snprintf(header, sizeof header, "Retry-After: %s\r\n", cases[i].after);
+        script_reply(r.script, 429, header, "slow down");
+        script_ok(r.script);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 60000);
+        const script_request *refused = script_nth_of(r.script, cases[i].start, 0);
+        const script_request *next = script_nth_of(r.script, cases[i].start, 1);
+        if (CHECK(next != NULL)) {
+            CHECK_BETWEEN(next->at_ms - refused->at_ms, cases[i].least_ms, cases[i].most_ms);
+        }
+        rig_deinit(&r);
+    }
+}
+
 static const test_case cases_registrar[] = {
     TEST(test_registers_and_says_so),
     TEST(test_registration_is_copied),
@@ -3080,4 +3107,5 @@ static const test_case cases_registrar[] = {
     TEST(test_87_stop_is_bounded_when_all_are_away),
     TEST(test_87_once_with_several_agents),
     TEST(test_87_two_names_of_one_agent),
+    TEST(test_38_registrar_heeds_retry_after),
 };
