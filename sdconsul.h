@@ -273,11 +273,13 @@
    Index     One that goes backwards is not believed: the next read starts over
              without one, and the answer in between is not published. 0 counts
              as 1. A missing one means polling at the rate above.
-   Failures  10 ms after the first, then anywhere between that and a span that
-             doubles up to 60 s; after 403 and 429 not under a second, and not
-             before Retry-After has passed (at most backoff_max_ms). The next
-             read has no index. One good answer ends it. With several agents
-             the span doubles once for each round of the list.
+   Failures  The next read comes 10 ms after the first, or anywhere within a
+             second where a query broke that had been held; after further ones
+             anywhere within half of the time that it has been failing, at
+             least 1 s and at most 60 s. After 403 and 429 not under a second,
+             and not before Retry-After has passed (at most backoff_max_ms).
+             It has no index. One good answer ends it. With several agents
+             the first round of their list goes on after 10 ms each.
    Waits     Two queries in a row that are held for ten seconds or more and then
              cut, as proxies and write timeouts do, halve the wait, down to
              10 s; held ones let it grow again.
@@ -12226,6 +12228,7 @@ bool sdc_registrar_is_registered(const sdc_registrar *registrar)
 #define SDCI_FULL_EVERY_MS   10000u     /* full reads for want of trust come no faster */
 #define SDCI_CONFIRM_MS      20u        /* before an emptied list is read again */
 #define SDCI_SLOW_RETRY_MS   1000u      /* after an answer that says no */
+#define SDCI_SPREAD_MS       1000u      /* over which those that fail together come back */
 #define SDCI_SPARE_MS        200u       /* an agent that holds a query for so long has no news */
 
 /* -- Query -- */
@@ -12904,6 +12907,7 @@ struct sdc_instancer {
     uint64_t asked_index;       /* of the read under way */
     uint32_t asked_wait_ms;
     uint32_t backoff_min_ms, backoff_max_ms, resync_ms, quiet_min_ms, quiet_max_ms;
+    uint64_t failing_since_ms;
     uint32_t num_failures;      /* in a row */
     uint32_t away;              /* the agent to go back to if the first one does not answer, or 0 */
     sdci_instancer_state state;
@@ -13203,18 +13207,35 @@ static void sdci_instancer_not_home(sdc_instancer *i, const sdc_error *error)
     sdci_task_failed(&i->task, error);
 }
 
+/* How long the pause after a failure is at most: half of the time that the watch has been failing.
+   So it is good again soon after the agent is, and thousands that lost their agents together do not
+   come back together. At first that is a second; but a query that was answered badly at once, and
+   not held, is most likely the only one, and is asked again at once. */
+static uint64_t sdci_instancer_span_ms(const sdc_instancer *i, bool is_slow)
+{
+    uint64_t failing_ms = i->task.now_ms - i->failing_since_ms;
+    bool was_held = i->num_failures == 1 && sdci_instancer_was_held(i);
+
+    if (!is_slow && !was_held && sdci_task_rounds(&i->task, i->num_failures) == 1) {
+        return 0;
+    }
+    return sdci_max(failing_ms / 2, is_slow ? 2 * SDCI_SLOW_RETRY_MS : SDCI_SPREAD_MS);
+}
+
 /* The pause after a failure that was counted. An agent that says no, or not now, is given time; but
    `leaves` says that another one is asked next. */
 static uint64_t sdci_instancer_pause_ms(sdc_instancer *i, sdc_err err, bool leaves)
 {
     sdc_task *task = &i->task;
     bool is_slow = !leaves && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
-    uint32_t min_ms = is_slow ? (uint32_t)sdci_max(i->backoff_min_ms, SDCI_SLOW_RETRY_MS)
-                              : i->backoff_min_ms;
-    uint64_t pause_ms = sdci_backoff_ms(&task->random, min_ms, i->backoff_max_ms,
-                                        sdci_task_rounds(task, i->num_failures));
+    uint64_t min_ms = sdci_max(i->backoff_min_ms, is_slow ? SDCI_SLOW_RETRY_MS : 0);
+    uint64_t max_ms = sdci_min(sdci_instancer_span_ms(i, is_slow), i->backoff_max_ms);
     uint64_t after_ms = sdci_min(sdci_answer_retry_after_ms(&task->answer), i->backoff_max_ms);
+    uint64_t pause_ms = min_ms;
 
+    if (max_ms > min_ms) {
+        pause_ms += sdci_random_upto(&task->random, max_ms - min_ms);
+    }
     if (!leaves && after_ms > pause_ms) {
         pause_ms = after_ms + sdci_random_upto(&task->random, after_ms / 8);
     }
@@ -13224,7 +13245,9 @@ static uint64_t sdci_instancer_pause_ms(sdc_instancer *i, sdc_err err, bool leav
 static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error *error)
 {
     sdci_instancer_note_cut(i, err, error);
-    i->num_failures++;
+    if (i->num_failures++ == 0) {
+        i->failing_since_ms = i->task.now_ms;
+    }
     i->index = 0;
     /* the backoff bounds the rate now; buckets that were emptied together do not refill together */
     sdci_bucket_set_pace(&i->bucket, SDCI_READ_EVERY_MS +
@@ -13565,6 +13588,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_SLACK_MS
 #undef SDCI_SLOW_RETRY_MS
 #undef SDCI_SPARE_MS
+#undef SDCI_SPREAD_MS
 #undef SDCI_STEP_BYTES
 #undef SDCI_TOKEN_MAX
 #undef SDCI_WAIT_GROWS

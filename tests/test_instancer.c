@@ -926,40 +926,82 @@ static bool instancer_begin_failing(rig *r, uint64_t seed, const sdc_instancer_d
     return rig_watch(r, watch);
 }
 
-static uint64_t instancer_span(uint64_t nth, uint64_t min_ms, uint64_t max_ms)
+/* The longest pause of a watch that has failed for so long. */
+static uint64_t instancer_span(uint64_t failing_ms)
 {
-    uint64_t span = min_ms;
-    for (uint64_t i = 1; i < nth && span < max_ms; i++) {
-        span *= 2;
-    }
-    return span < max_ms ? span : max_ms;
+    uint64_t span = failing_ms / 2 > 1000 ? failing_ms / 2 : 1000;
+    return span < 60000 ? span : 60000;
 }
 
 static void test_32_backoff_grows_to_its_cap(void)
 {
-    uint64_t sum[20] = { 0 };
+    uint64_t sum[40] = { 0 };
     for (uint64_t seed = 1; seed <= 30; seed++) {
         rig r;
         REQUIRE(instancer_begin_failing(&r, seed, NULL));
-        rig_run(&r, 900000);
+        rig_run(&r, 1800000);
         size_t num = script_num_requests(r.script);
-        REQUIRE(num > 20);
-        for (size_t i = 1; i < num; i++) {
-            uint64_t gap = instancer_asked_ms(&r, i) - instancer_asked_ms(&r, i - 1);
-            uint64_t most = instancer_span(i, 10, 60000);
-            CHECK_BETWEEN(gap, 10, i > 2 && most < 600 ? 600 : most);   /* two reads are free */
+        REQUIRE(num > 40);
+        CHECK_U64(instancer_asked_ms(&r, 1) - instancer_asked_ms(&r, 0), 10);
+        for (size_t i = 2; i < num; i++) {
+            uint64_t before = instancer_asked_ms(&r, i - 1);
+            uint64_t gap = instancer_asked_ms(&r, i) - before;
+            CHECK_BETWEEN(gap, 10, instancer_span(before - instancer_asked_ms(&r, 0)));
             CHECK_STR(instancer_index(&r, i), "");
-            if (i < 20) {
+            if (i < 40) {
                 sum[i] += gap;
             }
         }
         rig_deinit(&r);
     }
-    for (size_t i = 10; i < 14; i++) {
+    CHECK_BETWEEN(sum[2] / 30, 250, 750);           /* the middle of 10 ms and a second */
+    for (size_t i = 15; i < 25; i += 5) {
         test_note("after failure %zu", i);
-        CHECK(sum[i] > sum[i - 1]);
+        CHECK(sum[i] > 2 * sum[i - 5]);
     }
-    CHECK_BETWEEN(sum[16] / 30, 20000, 40000);      /* the middle of 10 ms and the cap */
+    CHECK_BETWEEN(sum[39] / 30, 20000, 40000);      /* of 10 ms and the cap */
+}
+
+static void instancer_good_again(rig *r)
+{
+    instancer_next(r);
+    script_health(r->script, 100000, instancer_body(r, 5, 1));
+    script_hold(r->script);
+}
+
+/* Queries that are held and broken together are not asked again together: that is what the watches
+   of an agent do when it restarts. */
+static void test_33_broken_queries_come_back_spread(void)
+{
+    uint64_t least = UINT64_MAX;
+    uint64_t most = 0;
+    uint64_t sum = 0;
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        rig r;
+        world_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.seed = seed;
+        REQUIRE(rig_init(&r, &desc));
+        script_health(r.script, 10, instancer_body(&r, 1, 1));
+        script_hold(r.script);
+        REQUIRE(rig_watch(&r, NULL));
+        rig_run(&r, 20000);
+        script_set_down(r.script, true);
+        script_set_down(r.script, false);
+        instancer_good_again(&r);
+        uint64_t down_ms = world_now(r.world);
+        size_t num = script_num_requests(r.script);
+        rig_run(&r, 2000);
+        REQUIRE(script_num_requests(r.script) > num);
+        uint64_t gap = instancer_asked_ms(&r, num) - down_ms;
+        least = gap < least ? gap : least;
+        most = gap > most ? gap : most;
+        sum += gap;
+        rig_deinit(&r);
+    }
+    CHECK_BETWEEN(least, 10, 150);
+    CHECK_BETWEEN(most, 850, 1000);
+    CHECK_BETWEEN(sum / 40, 350, 650);
 }
 
 static void test_33_backoff_has_jitter_at_its_cap(void)
@@ -1055,13 +1097,6 @@ static bool instancer_begin_in(rig *r, instancer_busy *busy, instancer_mood mood
     return true;
 }
 
-static void instancer_good_again(rig *r)
-{
-    instancer_next(r);
-    script_health(r->script, 100000, instancer_body(r, 5, 1));
-    script_hold(r->script);
-}
-
 /* The agent is away for outage_ms; then it is good again within `limit_ms`. */
 static void instancer_outage(instancer_mood mood, uint64_t outage_ms, bool is_error)
 {
@@ -1086,7 +1121,7 @@ static void instancer_outage(instancer_mood mood, uint64_t outage_ms, bool is_er
     }
     rig_run(&r, outage_ms);
     CHECK(mood != INSTANCER_IDLE || rig_err(&r) != SDC_OK);
-    uint64_t step_ms = instancer_span(instancer_stats(&r).consecutive_failures, 10, 60000);
+    uint64_t step_ms = instancer_span(outage_ms);
     if (!is_error) {
         script_set_down(r.script, false);
     }
@@ -2660,6 +2695,7 @@ static const test_case cases_instancer[] = {
     TEST(test_19_error_starts_over),
     TEST(test_32_error_is_told_at_once_and_keeps_the_instances),
     TEST(test_32_backoff_grows_to_its_cap),
+    TEST(test_33_broken_queries_come_back_spread),
     TEST(test_33_backoff_has_jitter_at_its_cap),
     TEST(test_33_backoff_of_the_desc),
     TEST(test_33_two_watches_do_not_retry_in_step),
