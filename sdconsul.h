@@ -13207,34 +13207,31 @@ static void sdci_instancer_not_home(sdc_instancer *i, const sdc_error *error)
     sdci_task_failed(&i->task, error);
 }
 
-/* How long the pause after a failure is at most: half of the time that the watch has been failing.
-   So it is good again soon after the agent is, and thousands that lost their agents together do not
-   come back together. At first that is a second; but a query that was answered badly at once, and
-   not held, is most likely the only one, and is asked again at once. */
-static uint64_t sdci_instancer_span_ms(const sdc_instancer *i, bool is_slow)
+/* Whether the next read may come at once: a query that was answered badly, and not held, is most
+   likely the only one of its kind; and another agent of the list is no worse for being asked. */
+static bool sdci_instancer_is_alone(const sdc_instancer *i)
 {
-    uint64_t failing_ms = i->task.now_ms - i->failing_since_ms;
     bool was_held = i->num_failures == 1 && sdci_instancer_was_held(i);
 
-    if (!is_slow && !was_held && sdci_task_rounds(&i->task, i->num_failures) == 1) {
-        return 0;
-    }
-    return sdci_max(failing_ms / 2, is_slow ? 2 * SDCI_SLOW_RETRY_MS : SDCI_SPREAD_MS);
+    return !was_held && sdci_task_rounds(&i->task, i->num_failures) == 1;
 }
 
-/* The pause after a failure that was counted. An agent that says no, or not now, is given time; but
+/* The pause after a failure that was counted: up to half of the time that the watch has been
+   failing. So it is good again soon after the agent is, and thousands that lost their agents
+   together do not come back together. An agent that says no, or not now, is given time; but
    `leaves` says that another one is asked next. */
 static uint64_t sdci_instancer_pause_ms(sdc_instancer *i, sdc_err err, bool leaves)
 {
     sdc_task *task = &i->task;
     bool is_slow = !leaves && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
     uint64_t min_ms = sdci_max(i->backoff_min_ms, is_slow ? SDCI_SLOW_RETRY_MS : 0);
-    uint64_t max_ms = sdci_min(sdci_instancer_span_ms(i, is_slow), i->backoff_max_ms);
+    uint64_t max_ms = sdci_max((task->now_ms - i->failing_since_ms) / 2,
+                               sdci_max(2 * min_ms, SDCI_SPREAD_MS));
     uint64_t after_ms = sdci_min(sdci_answer_retry_after_ms(&task->answer), i->backoff_max_ms);
-    uint64_t pause_ms = min_ms;
+    uint64_t pause_ms = sdci_min(min_ms, i->backoff_max_ms);
 
-    if (max_ms > min_ms) {
-        pause_ms += sdci_random_upto(&task->random, max_ms - min_ms);
+    if (is_slow || !sdci_instancer_is_alone(i)) {
+        pause_ms += sdci_random_upto(&task->random, sdci_min(max_ms, i->backoff_max_ms) - pause_ms);
     }
     if (!leaves && after_ms > pause_ms) {
         pause_ms = after_ms + sdci_random_upto(&task->random, after_ms / 8);
