@@ -28,7 +28,7 @@ static sdc_task *task;
 
 static const char help[] =
     "usage: register [OPTION]... NAME\n"
-    "  --agent ADDRESS    of Consul               (CONSUL_HTTP_ADDR, 127.0.0.1:8500)\n"
+    "  --agent ADDRESS    of Consul, or several by comma (CONSUL_HTTP_ADDR, 127.0.0.1:8500)\n"
     "  --id ID            unique on its agent     (name-address-port)\n"
     "  --address HOST     of the service          (the node's)\n"
     "  --port PORT\n"
@@ -165,7 +165,8 @@ static void report(const options *o, sdc_err err, const sdc_stats *before, const
 
     sdc_task_error(task, &error);
     if (now->registrations > before->registrations) {
-        say(before->registrations == 0 ? "registered" : "registered again, the agent had lost it",
+        say(before->registrations == 0 ? "registered"
+            : "registered again: an agent had lost it, or it moved to another one",
             o->keep.registration.name);
     } else if (now->heartbeats > before->heartbeats && (o->is_verbose || last[0] != '\0')) {
         (void)snprintf(text, sizeof text, "%llu", (unsigned long long)now->heartbeats);
