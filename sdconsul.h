@@ -11035,7 +11035,7 @@ struct sdc_registrar {
     size_t which;
     sdci_mail maintenance_mail;
     char *reason;               /* of the maintenance that is wanted */
-    sdci_timer to_register;     /* or to deregister; an agent that forgets is a failure of it */
+    sdci_timer to_register;     /* or to deregister */
     sdci_timer to_maintain;
     sdci_timer to_verify;
     sdci_timer to_take_back;    /* what twins there are */
@@ -11047,6 +11047,7 @@ struct sdc_registrar {
     uint32_t lock;              /* of the mails */
     uint32_t is_registered;     /* atomic; at the base */
     uint32_t base;              /* which of the agents */
+    uint32_t num_lost;          /* registrations in a row that were lost soon */
     uint32_t held;              /* a bit for each: a registration was sent and not taken back */
     uint32_t tried;             /* a bit for each: taking back was tried in this round of them */
     sdci_registrar_state state;
@@ -11150,9 +11151,6 @@ static sdci_service *sdci_registrar_swap_update(sdc_registrar *r, sdci_service *
 /* The agent has something else than what is wanted, and is told at once. */
 static void sdci_registrar_outdated(sdc_registrar *r)
 {
-    if (r->task.now_ms - r->registered_at_ms >= SDCI_KNOWN_MS) {
-        r->to_register.num_failures = 0;
-    }
     r->is_current = false;
     r->to_register.due_ms = r->task.now_ms;
 }
@@ -11555,6 +11553,7 @@ static void sdci_registrar_took_back(sdc_registrar *r)
     uint64_t now_ms = r->task.now_ms;
 
     r->held &= ~sdci_bit(sdci_link_which(&r->task.call.link));
+    r->num_lost = 0;
     r->to_take_back.due_ms = now_ms;
     r->to_verify.due_ms = r->verify_ms != SDC_NEVER ? now_ms : SDCI_FOREVER;
     for (size_t i = 0; i < r->num_beats; i++) {
@@ -11613,9 +11612,7 @@ static void sdci_registrar_job_done(sdc_registrar *r)
     case SDCI_JOB_NONE:
         break;
     }
-    if (r->job != SDCI_JOB_REGISTER) {
-        sdci_registrar_timer(r)->num_failures = 0;
-    }
+    sdci_registrar_timer(r)->num_failures = 0;
     sdci_task_succeeded(&r->task);
 }
 
@@ -11641,44 +11638,44 @@ static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t 
                ? after_ms + sdci_random_upto(&r->task.random, after_ms / 8) : pause_ms;
 }
 
-/* The agent does not know what was registered. One that has known it for a while has lost it, and
-   is told at once; one that forgets at once is told with growing pauses. */
+/* What was registered is so no more. A registration that has lived for a while was a good one, and
+   is missed by accident; others are lost as soon as they are had, and the pauses grow. */
+static void sdci_registrar_lost(sdc_registrar *r)
+{
+    if (r->task.now_ms - r->registered_at_ms >= SDCI_KNOWN_MS) {
+        r->num_lost = 0;
+    }
+    r->num_lost++;
+    r->is_current = false;
+    sdci_atomic_set(&r->is_registered, 0);
+}
+
+/* The agent does not know what was registered. */
 static void sdci_registrar_forgotten(sdc_registrar *r, sdc_err err)
 {
-    sdci_timer *timer = &r->to_register;
-
-    if (r->task.now_ms - r->registered_at_ms >= SDCI_KNOWN_MS) {
-        timer->num_failures = 0;
-    }
-    uint64_t pause_ms = timer->num_failures == 0
-                            ? 0 : sdci_registrar_pause_ms(r, err, timer->num_failures,
+    sdci_registrar_lost(r);
+    uint64_t pause_ms = r->num_lost <= 1
+                            ? 0 : sdci_registrar_pause_ms(r, err, r->num_lost - 1,
                                                           r->num_beats > 0);
     if (r->job == SDCI_JOB_BEAT) {
         r->beats[r->which].timer.num_failures++;
     }
-    sdci_atomic_set(&r->is_registered, 0);
-    r->is_current = false;
-    timer->num_failures++;
-    timer->due_ms = r->task.now_ms + pause_ms;
+    r->to_register.due_ms = r->task.now_ms + pause_ms;
 }
 
-/* The base has just been left, for the next agent of the list. A registration that has lived for a
-   while was good; else the pauses grow with each round of the list. */
+/* The base has just been left, for the next agent of the list. The pauses grow with each round. */
 static void sdci_registrar_left(sdc_registrar *r, sdc_err err)
 {
     sdci_timer *timer = &r->to_register;
 
-    if (r->task.now_ms - r->registered_at_ms >= SDCI_KNOWN_MS && r->job != SDCI_JOB_REGISTER) {
-        timer->num_failures = 0;
+    if (sdci_atomic_get(&r->is_registered) != 0) {
+        sdci_registrar_lost(r);
     }
-    timer->num_failures += r->job != SDCI_JOB_REGISTER ? 1 : 0;
+    uint32_t round = sdci_task_rounds(&r->task, r->num_lost + timer->num_failures);
     timer->was_unheard = false;
-    uint32_t round = sdci_task_rounds(&r->task, timer->num_failures);
     timer->due_ms = r->task.now_ms +
                     (round > 1 ? sdci_registrar_pause_ms(r, err, round, false) : 0);
     r->base = (uint32_t)sdci_link_which(&r->task.call.link);
-    r->is_current = false;
-    sdci_atomic_set(&r->is_registered, 0);
     r->to_take_back.num_failures = 0;
     r->to_take_back.due_ms = r->task.now_ms + SDCI_TWIN_MIN_MS +
                              sdci_random_upto(&r->task.random, SDCI_TWIN_MIN_MS / 2);
@@ -12088,6 +12085,7 @@ sdc_err sdc_registrar_register(sdc_registrar *registrar, sdc_error *error)
     registrar->is_current = false;
     registrar->to_register.due_ms = 0;
     registrar->to_register.num_failures = 0;
+    registrar->num_lost = 0;
     sdci_atomic_set(&registrar->is_registered, 0);
     sdc_err err = sdci_task_leave(&registrar->task, SDC_OK);
     return err == SDC_OK ? sdci_registrar_register_once(registrar, error)

@@ -1622,6 +1622,29 @@ static void test_no_storm_when_one_of_two_checks_is_unknown(void)
     }
 }
 
+/* Refused connections are no sign of an agent that forgets: what is lost after them is registered
+   again at once. */
+static void test_lost_soon_after_an_outage(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_VERIFY);
+    script_reply(r.script, 200, NULL, "{}");
+    script_error(r.script, 404, "unknown service ID: web-1");
+    script_reply(r.script, 200, NULL, "{}");
+    script_set_down(r.script, true);
+    sdc_registrar_desc desc = registrar_desc_plain();
+    desc.verify_ms = 1000;
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 60000);
+    script_set_down(r.script, false);
+    rig_run(&r, 31000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
+    const script_request *lost = script_nth_of(r.script, REGISTRAR_VERIFY, 1);
+    CHECK_U64(registrar_last(&r, REGISTRAR_REGISTER)->at_ms, lost->at_ms);
+    rig_deinit(&r);
+}
+
 /* Neither is a good registration, where the maintenance that follows is unknown. */
 static void test_no_storm_when_maintenance_is_unknown(void)
 {
@@ -3139,6 +3162,7 @@ static const test_case cases_registrar[] = {
     TEST(test_life_in_an_event_loop),
     TEST(test_registrar_without_memory),
     TEST(test_no_storm_when_one_of_two_checks_is_unknown),
+    TEST(test_lost_soon_after_an_outage),
     TEST(test_no_storm_when_maintenance_is_unknown),
     TEST(test_beats_go_on_beside_a_refused_maintenance),
     TEST(test_beats_go_on_beside_a_refused_one),
