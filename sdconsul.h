@@ -12899,6 +12899,7 @@ struct sdc_instancer {
     uint64_t asked_at_ms;
     uint64_t full_at_ms;        /* when a full read last ended well */
     uint64_t resync_at_ms;
+    uint64_t recheck_at_ms;     /* when the next one is due for want of trust, or FOREVER */
     uint64_t show_at_ms;        /* when changes were quiet for long enough; FOREVER: none wait */
     uint64_t show_by_ms;        /* when they are shown however unquiet it is */
     uint64_t index;             /* to ask with; 0: none */
@@ -12959,7 +12960,7 @@ static void sdci_instancer_choose(sdc_instancer *i)
         i->away = (uint32_t)sdci_link_which(&task->call.link);
         sdci_task_use_agent(task, 0);
         i->read = SDCI_READ_FIRST;
-    } else if (is_well && task->now_ms >= i->resync_at_ms) {
+    } else if (is_well && task->now_ms >= sdci_min(i->resync_at_ms, i->recheck_at_ms)) {
         i->read = SDCI_READ_FIRST;
     }
 }
@@ -12986,12 +12987,22 @@ static bool sdci_instancer_has_other_token(sdc_instancer *i, const sdci_request 
 }
 
 /* Watches that were started together end their waits together unless each takes a little off. */
+static uint32_t sdci_instancer_wait_ms(sdc_instancer *i)
+{
+    uint64_t wait_ms = i->wait.ms - sdci_random_upto(&i->task.random, i->wait.ms / 10);
+
+    if (i->recheck_at_ms > i->task.now_ms) {
+        wait_ms = sdci_min(wait_ms, i->recheck_at_ms - i->task.now_ms);
+    }
+    return (uint32_t)wait_ms;
+}
+
 static void sdci_instancer_ask(sdc_instancer *i)
 {
     sdc_task *task = &i->task;
 
     sdci_instancer_choose(i);
-    i->asked_wait_ms = i->wait.ms - (uint32_t)sdci_random_upto(&task->random, i->wait.ms / 10);
+    i->asked_wait_ms = sdci_instancer_wait_ms(i);
     i->asked_at_ms = task->now_ms;
     sdci_request request = sdci_instancer_request(i);
     if (sdci_instancer_has_other_token(i, &request) && i->read == SDCI_READ_BLOCKING) {
@@ -13110,11 +13121,17 @@ static bool sdci_instancer_waited(const sdc_instancer *i)
 }
 
 /* An agent ends a query before its time, with the index that it was asked with, when its store is
-   replaced: what it says is the old one's, and the index means nothing to the new one. */
-static bool sdci_instancer_lost_trust(const sdc_instancer *i)
+   replaced: what it says is the old one's, and the index means nothing to the new one. A full read
+   tells; but some agents wake like that all the time. */
+static void sdci_instancer_note_trust(sdc_instancer *i)
 {
-    return i->read == SDCI_READ_BLOCKING && i->task.answer.index == i->asked_index &&
-           !sdci_instancer_waited(i) && i->task.now_ms - i->full_at_ms >= SDCI_FULL_EVERY_MS;
+    if (i->read != SDCI_READ_BLOCKING) {
+        i->full_at_ms = i->task.now_ms;
+        i->resync_at_ms = sdci_after(i->task.now_ms, i->resync_ms);
+        i->recheck_at_ms = SDCI_FOREVER;
+    } else if (i->task.answer.index == i->asked_index && !sdci_instancer_waited(i)) {
+        i->recheck_at_ms = i->full_at_ms + SDCI_FULL_EVERY_MS;
+    }
 }
 
 static sdc_err sdci_instancer_publish(sdc_instancer *i)
@@ -13125,14 +13142,10 @@ static sdc_err sdci_instancer_publish(sdc_instancer *i)
     bool is_quiet = i->quiet_min_ms != 0 && current->is_known && current->err == SDC_OK;
     bool changed = false;
 
-    if (i->read != SDCI_READ_BLOCKING) {
-        i->full_at_ms = i->task.now_ms;
-        i->resync_at_ms = sdci_after(i->task.now_ms, i->resync_ms);
-    }
+    sdci_instancer_note_trust(i);
     i->index = index;
     i->task.stats.last_good_at_ms = i->task.now_ms;
-    sdci_instancer_pause(i, index != 0 && !sdci_instancer_lost_trust(i) ? SDCI_READ_BLOCKING
-                                                                       : SDCI_READ_FIRST, 0);
+    sdci_instancer_pause(i, index != 0 ? SDCI_READ_BLOCKING : SDCI_READ_FIRST, 0);
     sdc_err err = sdci_cache_offer(i->cache, &i->reading.list, index, i->task.now_ms, is_quiet,
                                    &changed);
     if (changed && err == SDC_OK && is_quiet) {
@@ -13446,6 +13459,7 @@ sdc_err sdc_instancer_create(sdc_client *client, const sdc_instancer_desc *desc,
     i->cache->keeps_spare = true;
     sdci_instancer_configure(i, desc);
     i->resync_at_ms = SDCI_FOREVER;
+    i->recheck_at_ms = SDCI_FOREVER;
     i->show_at_ms = SDCI_FOREVER;
     i->show_by_ms = SDCI_FOREVER;
     sdci_bucket_init(&i->bucket, i->task.now_ms);

@@ -260,6 +260,26 @@ static void test_22_restored_snapshot_is_read_at_once(void)
     rig_deinit(&r);
 }
 
+/* A watch that has read in full a moment ago does so again when that is ten seconds old. */
+static void test_22_restored_snapshot_of_a_young_watch(void)
+{
+    rig r;
+    CHECK(rig_init(&r, NULL));
+    script_health(r.script, 100, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_delay(r.script, 3000);
+    script_health(r.script, 100, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_hold(r.script);
+    if (rig_watch(&r, NULL)) {
+        rig_run(&r, 9900);
+        CHECK_BETWEEN(patience_last_wait_ms(&r), 6900, 7000);
+        rig_run(&r, 200);
+        CHECK(script_query(script_nth(r.script, 3), "index") == NULL);
+        rig_run(&r, 100);
+        CHECK_BETWEEN(patience_last_wait_ms(&r), 54000, 60000);
+    }
+    rig_deinit(&r);
+}
+
 /* An agent that wakes for others all the time is read in full one time in ten seconds. */
 static void test_22_full_reads_for_want_of_trust_are_few(void)
 {
@@ -442,6 +462,7 @@ static const test_case cases_patience[] = {
     TEST(test_18_one_cut_changes_nothing),
     TEST(test_18_failures_of_growing_back_become_rare),
     TEST(test_22_restored_snapshot_is_read_at_once),
+    TEST(test_22_restored_snapshot_of_a_young_watch),
     TEST(test_22_full_reads_for_want_of_trust_are_few),
     TEST(test_91_burst_is_one_event),
     TEST(test_91_unrest_is_shown_after_the_longest_time),
