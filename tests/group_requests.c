@@ -5,5 +5,6 @@
 #include "test_client.c"
 #include "test_requests.c"
 #include "test_registrar.c"
+#include "test_checklist.c"
 
-TEST_MAIN(GROUP(cases_client), GROUP(cases_requests), GROUP(cases_registrar))
+TEST_MAIN(GROUP(cases_client), GROUP(cases_requests), GROUP(cases_registrar), GROUP(cases_checklist))
