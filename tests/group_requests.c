@@ -6,5 +6,6 @@
 #include "test_requests.c"
 #include "test_registrar.c"
 #include "test_checklist.c"
+#include "test_beat.c"
 
-TEST_MAIN(GROUP(cases_client), GROUP(cases_requests), GROUP(cases_registrar), GROUP(cases_checklist))
+TEST_MAIN(GROUP(cases_client), GROUP(cases_requests), GROUP(cases_registrar), GROUP(cases_checklist), GROUP(cases_beat))
