@@ -40,7 +40,7 @@ VARIANT_X  := $(VARIANTS:%=$(B)/variant_%)
 EXAMPLE_X  := $(EXAMPLES:%=$(B)/%)
 REPLAY_X   := $(FUZZERS:%=$(B)/replay_%)
 
-.PHONY: help demo test test-build asan matrix cross fuzz bench bench-readme guard test-consul examples lint clean
+.PHONY: help demo test test-build asan tsan matrix cross fuzz bench bench-readme guard test-consul examples lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -49,6 +49,7 @@ help:
 	@echo 'make examples     the programs of examples/, into $(B)/'
 	@echo 'make test-consul  contract and end-to-end tests on two real agents (gets them first)'
 	@echo 'make asan         the tests under AddressSanitizer and UBSan'
+	@echo 'make tsan         the tests of threads under ThreadSanitizer'
 	@echo 'make matrix       compilers, standards, optimisation and macros crossed'
 	@echo 'make cross        the tests of the decoders on aarch64 and s390x, by qemu (needs clang)'
 	@echo 'make fuzz         the fuzz targets with libFuzzer, SECONDS=60 each (needs clang)'
@@ -110,6 +111,9 @@ $(B)/self_agent_core: tests/agent/self/self_agent_core.c $(B)/support/test.o $(A
 $(B)/test_contract: $(CONTRACT_O) $(AGENT_O) $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
+$(B)/threads $(B)/clock: $(B)/%: tests/%.c $(B)/support/test.o $(AGENT_O) $(B)/sdconsul.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+
 $(B)/test_consul: tests/test_consul.c $(B)/support/test.o $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
@@ -119,7 +123,8 @@ $(B)/fuzz/%.o: fuzz/%.c $(wildcard fuzz/*.h) sdconsul.h | $(B)/fuzz
 $(REPLAY_X): $(B)/replay_%: $(B)/fuzz/fuzz_%.o $(B)/fuzz/replay.o $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $^ -o $@
 
-TEST_X := $(GROUP_X) $(VARIANT_X) $(B)/self $(B)/self_agent $(B)/self_agent_core $(B)/test_contract $(REPLAY_X)
+TEST_X := $(GROUP_X) $(VARIANT_X) $(B)/self $(B)/self_agent $(B)/self_agent_core $(B)/test_contract $(REPLAY_X) \
+    $(B)/threads $(B)/clock
 
 test-build: $(TEST_X) $(EXAMPLE_X) $(B)/demo
 
@@ -130,7 +135,7 @@ test: test-build
 	    $(filter-out $(B)/variant_fast,$(VARIANT_X)) \
 	    $(B)/self $(B)/self_agent 'sh tests/support/self_tap.sh' \
 	    $(foreach f,$(FUZZERS),'$(B)/replay_$(f) fuzz/corpus/$(f)') \
-	    'sh tests/test_names.sh' $(B)/self_agent_core
+	    'sh tests/test_names.sh' 'sh tests/test_table.sh' $(B)/threads $(B)/clock $(B)/self_agent_core
 
 test-consul: $(B)/test_contract $(B)/test_consul
 	@tests/consul/run.sh $(B)/test_contract $(B)/test_consul
@@ -138,6 +143,13 @@ test-consul: $(B)/test_contract $(B)/test_consul
 asan:
 	@$(MAKE) test B=build/asan TEST_OPT='-O1 -g' OPT='-O1 -g' \
 	    EXTRA='-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer'
+
+# THREADS_MS: how long the longest of them goes on
+tsan:
+	@$(MAKE) build/tsan/threads B=build/tsan TEST_OPT='-O1 -g' OPT='-O1 -g' \
+	    EXTRA='-fsanitize=thread -fno-omit-frame-pointer'
+	@THREADS_MS=$(or $(THREADS_MS),3000) TSAN_OPTIONS='halt_on_error=0 exitcode=66' \
+	    build/tsan/threads
 
 matrix:
 	@sh tests/matrix.sh $(B)/matrix

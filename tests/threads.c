@@ -1,0 +1,540 @@
+/* Threads: what any thread may call, called by several while others step, on real sockets and the
+   embedded agent. `make tsan` runs this under ThreadSanitizer, which is what it is for; without it
+   the tests prove that nothing is lost, nothing hangs and no lock is held in a callback.
+
+   THREADS_MS in the environment says how long the longest of these goes on (200). */
+#include "../sdconsul.h"
+
+#include "agent/server.h"
+#include "support/test.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { THREADS_SOON_MS = 10000, THREADS_CALLERS = 3, THREADS_WATCHES = 6 };
+
+/* ---- time, threads --------------------------------------------------------------------------- */
+
+static void threads_pause(uint32_t us)
+{
+    struct timespec t;
+    t.tv_sec = us / 1000000;
+    t.tv_nsec = (long)(us % 1000000) * 1000;
+    nanosleep(&t, NULL);
+}
+
+static uint64_t threads_ms(void)
+{
+    const char *text = getenv("THREADS_MS");
+    return text != NULL ? strtoull(text, NULL, 10) : 200;
+}
+
+static uint32_t threads_get(uint32_t *value)
+{
+    return __atomic_load_n(value, __ATOMIC_SEQ_CST);
+}
+
+static void threads_set(uint32_t *value, uint32_t to)
+{
+    __atomic_store_n(value, to, __ATOMIC_SEQ_CST);
+}
+
+static void threads_add(uint32_t *value)
+{
+    (void)__atomic_add_fetch(value, 1, __ATOMIC_SEQ_CST);
+}
+
+static pthread_t threads_start(void *(*run)(void *user), void *user)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, run, user) != 0) {
+        abort();
+    }
+    return thread;
+}
+
+/* Waits until *value is at least `want`. False: that took too long. */
+static bool threads_await(uint32_t *value, uint32_t want)
+{
+    uint64_t from_ms = agent_server_now();
+    while (threads_get(value) < want) {
+        if (agent_server_now() - from_ms > THREADS_SOON_MS) {
+            return false;
+        }
+        threads_pause(50);
+    }
+    return true;
+}
+
+/* ---- an agent, a client, a watch and a registrar --------------------------------------------- */
+
+typedef struct threads_bed {
+    agent         *a;
+    agent_server  *server;
+    sdc_client    *client;
+    sdc_instancer *watch;
+    sdc_registrar *registrar;
+    uint32_t       is_over;         /* atomic                                                */
+    uint32_t       rounds;          /* atomic: of all that threads_call_all calls            */
+    uint32_t       events;          /* atomic: of subscribers                                */
+} threads_bed;
+
+static sdc_instancer *threads_watch(threads_bed *bed)
+{
+    sdc_instancer *watch = NULL;
+    sdc_instancer_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.query.service = "web";
+    desc.query.wait_ms = 20;
+    CHECK_ERR(sdc_instancer_create(bed->client, &desc, &watch, NULL), SDC_OK);
+    return watch;
+}
+
+static bool threads_begin(threads_bed *bed)
+{
+    agent_desc is;
+    uint16_t port = 0;
+    char address[40];
+    sdc_client_desc at;
+    sdc_check check;
+    sdc_registrar_desc desc;
+    memset(bed, 0, sizeof *bed);
+    memset(&is, 0, sizeof is);
+    memset(&at, 0, sizeof at);
+    memset(&check, 0, sizeof check);
+    memset(&desc, 0, sizeof desc);
+    is.profile = AGENT_1_22;
+    bed->a = agent_create(&is, agent_server_now());
+    bed->server = agent_server_start(bed->a, NULL, &port);
+    snprintf(address, sizeof address, "127.0.0.1:%u", (unsigned)port);
+    at.address = address;
+    at.ignore_environment = true;
+    check.ttl_ms = 300;
+    desc.registration.id = "web-1";
+    desc.registration.name = "web";
+    desc.registration.address = "10.9.0.1";
+    desc.registration.port = 80;
+    desc.registration.checks = &check;
+    desc.registration.num_checks = 1;
+    bool ok = CHECK(bed->server != NULL) &&
+              CHECK_ERR(sdc_client_create(&at, &bed->client, NULL), SDC_OK) &&
+              CHECK_ERR(sdc_registrar_create(bed->client, &desc, &bed->registrar, NULL), SDC_OK);
+    bed->watch = ok ? threads_watch(bed) : NULL;
+    return ok && bed->watch != NULL;
+}
+
+static void threads_end(threads_bed *bed)
+{
+    sdc_instancer_destroy(bed->watch);
+    sdc_registrar_destroy(bed->registrar);
+    sdc_client_destroy(bed->client);
+    if (bed->server != NULL) {
+        agent_server_stop(bed->server);
+    }
+    agent_destroy(bed->a);
+}
+
+/* ---- what any thread may call ---------------------------------------------------------------- */
+
+static size_t threads_read_event(const sdc_event *event)
+{
+    size_t sum = event->num_instances + strlen(event->message);
+    for (size_t i = 0; i < event->num_instances; i++) {
+        sum += strlen(event->instances[i].addr) + event->instances[i].num_tags;
+    }
+    return sum;
+}
+
+/* Each of them once, but for sdc_stop. */
+static void threads_call_all(threads_bed *bed, uint32_t round)
+{
+    static const sdc_status statuses[] = { SDC_STATUS_PASSING, SDC_STATUS_WARNING,
+                                           SDC_STATUS_CRITICAL };
+    sdc_stats stats;
+    sdc_error error;
+    sdc_task *tasks[] = { sdc_instancer_task(bed->watch), sdc_registrar_task(bed->registrar) };
+    for (size_t i = 0; i < 2; i++) {
+        sdc_wake(tasks[i]);
+        sdc_task_stats(tasks[i], &stats);
+        sdc_task_error(tasks[i], &error);
+        CHECK(memchr(error.message, '\0', sizeof error.message) != NULL);
+    }
+    CHECK_ERR(sdc_client_set_token(bed->client, round % 2 == 0 ? "even" : "odd-and-longer"),
+              SDC_OK);
+    CHECK_ERR(sdc_registrar_set_status(bed->registrar, NULL, statuses[round % 3], "round"),
+              SDC_OK);
+    CHECK_ERR(sdc_registrar_set_maintenance(bed->registrar, round % 8 == 7, "why"), SDC_OK);
+    (void)sdc_registrar_is_registered(bed->registrar);
+    (void)sdc_client_now_ms(bed->client);
+    const sdc_event *event = sdc_instancer_state(bed->watch);
+    const sdc_event *again = sdc_cache_state(sdc_instancer_cache(bed->watch));
+    sdc_event_release(sdc_event_retain(event));
+    CHECK(threads_read_event(event) + threads_read_event(again) < 100000);
+    sdc_event_release(again);
+    sdc_event_release(event);
+}
+
+static void *threads_run_caller(void *user)
+{
+    threads_bed *bed = (threads_bed *)user;
+    const sdc_event *held = NULL;
+    for (uint32_t round = 0; threads_get(&bed->is_over) == 0; round++) {
+        threads_call_all(bed, round);
+        if (round % 16 == 0) {              /* some live longer than what they were made from */
+            sdc_event_release(held);
+            held = sdc_instancer_state(bed->watch);
+        }
+        threads_add(&bed->rounds);
+        threads_pause(100);
+    }
+    sdc_event_release(held);
+    return NULL;
+}
+
+/* The blocking calls, from a thread of their own: they make the changes that the watch sees. */
+static void *threads_run_one_shots(void *user)
+{
+    threads_bed *bed = (threads_bed *)user;
+    for (uint32_t round = 0; threads_get(&bed->is_over) == 0; round++) {
+        sdc_registration registration;
+        sdc_query query;
+        const sdc_event *event = NULL;
+        sdc_error error;
+        memset(&registration, 0, sizeof registration);
+        memset(&query, 0, sizeof query);
+        registration.id = "web-2";
+        registration.name = "web";
+        registration.address = "10.9.0.2";
+        registration.port = (uint16_t)(1 + round % 1000);
+        query.service = "web";
+        CHECK_ERR(sdc_client_register(bed->client, &registration, &error), SDC_OK);
+        CHECK_ERR(sdc_client_service(bed->client, &query, &event, &error), SDC_OK);
+        sdc_event_release(event);
+        CHECK_ERR(sdc_client_deregister(bed->client, "web-2", &error), SDC_OK);
+        threads_pause(500);
+    }
+    return NULL;
+}
+
+static void *threads_run_registrar(void *user)
+{
+    threads_bed *bed = (threads_bed *)user;
+    sdc_task *task = sdc_registrar_task(bed->registrar);
+    uint64_t from_ms = agent_server_now();
+    sdc_err err = SDC_OK;
+    for (int i = 0; err != SDC_STOPPED && agent_server_now() - from_ms < 6 * THREADS_SOON_MS; i++) {
+        err = sdc_step(task, i % 7 - 1);
+    }
+    CHECK_ERR(err, SDC_STOPPED);
+    return NULL;
+}
+
+static void threads_on_event(void *user, const sdc_event *event, const sdc_change *change)
+{
+    threads_bed *bed = (threads_bed *)user;
+    CHECK(change->num_added <= event->num_instances);
+    CHECK(threads_read_event(event) < 100000);
+    threads_add(&bed->events);
+}
+
+static void test_92_what_any_thread_may_call_while_others_step(void)
+{
+    threads_bed bed;
+    pthread_t callers[THREADS_CALLERS];
+    REQUIRE(threads_begin(&bed));
+    CHECK_ERR(sdc_instancer_subscribe(bed.watch, threads_on_event, &bed), SDC_OK);
+    sdc_task *task = sdc_instancer_task(bed.watch);
+    pthread_t registrar = threads_start(threads_run_registrar, &bed);
+    pthread_t one_shots = threads_start(threads_run_one_shots, &bed);
+    for (size_t i = 0; i < THREADS_CALLERS; i++) {
+        callers[i] = threads_start(threads_run_caller, &bed);
+    }
+    uint64_t from_ms = agent_server_now();
+    uint64_t most_ms = threads_ms();
+    for (int i = 0; agent_server_now() - from_ms < most_ms ||
+                    (threads_get(&bed.events) < 3 &&
+                     agent_server_now() - from_ms < THREADS_SOON_MS); i++) {
+        sdc_err err = sdc_step(task, i % 7 - 1);
+        CHECK(err == SDC_OK || err == SDC_AGAIN);
+    }
+    CHECK(threads_get(&bed.events) >= 3);
+    CHECK(threads_get(&bed.rounds) >= THREADS_CALLERS);
+    CHECK(sdc_registrar_is_registered(bed.registrar));
+    sdc_stop(sdc_registrar_task(bed.registrar));
+    pthread_join(registrar, NULL);
+    threads_set(&bed.is_over, 1);
+    for (size_t i = 0; i < THREADS_CALLERS; i++) {
+        pthread_join(callers[i], NULL);
+    }
+    pthread_join(one_shots, NULL);
+    agent_server_lock(bed.server);
+    CHECK(!agent_has_service(bed.a, "web-1"));
+    agent_server_unlock(bed.server);
+    threads_end(&bed);
+}
+
+/* ---- callbacks ------------------------------------------------------------------------------- */
+
+/* A hook of a step waits here until another thread has been through all that it may call. A lock
+   that were held meanwhile would keep it from that. */
+typedef struct threads_gate {
+    threads_bed *bed;
+    uint32_t     asked;             /* atomic: how often a hook has waited                   */
+    uint32_t     answered;          /* atomic: rounds that were made for it                  */
+    uint32_t     in_vain;           /* atomic: hooks that waited too long                    */
+    uint32_t     is_open;           /* hooks wait no more: the thread that steps alone       */
+} threads_gate;
+
+static void threads_wait_here(threads_gate *gate)
+{
+    if (gate->is_open == 0) {
+        threads_add(&gate->asked);
+        if (!threads_await(&gate->answered, threads_get(&gate->asked))) {
+            threads_add(&gate->in_vain);
+        }
+    }
+}
+
+static void *threads_run_gate(void *user)
+{
+    threads_gate *gate = (threads_gate *)user;
+    uint32_t done = 0;
+    while (threads_get(&gate->bed->is_over) == 0) {
+        if (threads_get(&gate->asked) > done) {
+            threads_call_all(gate->bed, done);
+            done++;
+            threads_set(&gate->answered, done);
+        }
+        threads_pause(50);
+    }
+    return NULL;
+}
+
+static void threads_gate_on_event(void *user, const sdc_event *event, const sdc_change *change)
+{
+    (void)event;
+    (void)change;
+    threads_wait_here((threads_gate *)user);
+}
+
+static void threads_gate_on_wants(void *user, sdc_task *task, sdc_wants wants)
+{
+    (void)task;
+    (void)wants;
+    threads_wait_here((threads_gate *)user);
+}
+
+/* go-kit hands an event to each subscriber under the lock of its cache: one that does not take it
+   stalls the loop, and whoever wants to unsubscribe. */
+static void test_92_hook_that_waits_stalls_no_other_thread(void)
+{
+    threads_bed bed;
+    threads_gate gate;
+    REQUIRE(threads_begin(&bed));
+    memset(&gate, 0, sizeof gate);
+    gate.bed = &bed;
+    sdc_task *task = sdc_instancer_task(bed.watch);
+    pthread_t thread = threads_start(threads_run_gate, &gate);
+    sdc_task_on_wants(task, threads_gate_on_wants, &gate);
+    CHECK_ERR(sdc_instancer_subscribe(bed.watch, threads_gate_on_event, &gate), SDC_OK);
+    sdc_task_on_wants(sdc_registrar_task(bed.registrar), threads_gate_on_wants, &gate);
+    for (int i = 0; i < 40 && threads_get(&gate.in_vain) == 0; i++) {
+        (void)sdc_step(sdc_registrar_task(bed.registrar), 5);
+        (void)sdc_step(task, 5);
+    }
+    CHECK_INT(threads_get(&gate.in_vain), 0);
+    CHECK(threads_get(&gate.answered) >= 5);
+    gate.is_open = 1;
+    threads_set(&bed.is_over, 1);
+    pthread_join(thread, NULL);
+    threads_end(&bed);
+}
+
+/* What a callback does to the library while other threads look at it. */
+typedef struct threads_actor {
+    threads_bed   *bed;
+    sdc_instancer *other;           /* made in one call, destroyed in the next               */
+    uint32_t       calls;
+} threads_actor;
+
+static void threads_act(void *user, const sdc_event *event, const sdc_change *change)
+{
+    threads_actor *actor = (threads_actor *)user;
+    threads_bed *bed = actor->bed;
+    (void)event;
+    (void)change;
+    threads_call_all(bed, actor->calls);
+    sdc_instancer_unsubscribe(bed->watch, threads_on_event, bed);
+    CHECK_ERR(sdc_instancer_subscribe(bed->watch, threads_on_event, bed), SDC_OK);
+    if (actor->other == NULL) {
+        actor->other = threads_watch(bed);
+        CHECK_ERR(sdc_instancer_subscribe(actor->other, threads_on_event, bed), SDC_OK);
+        (void)sdc_step(sdc_instancer_task(actor->other), 0);
+    } else {
+        sdc_stop(sdc_instancer_task(actor->other));
+        sdc_instancer_destroy(actor->other);
+        actor->other = NULL;
+    }
+    actor->calls++;
+}
+
+static void test_92_callbacks_call_anything_while_others_look(void)
+{
+    threads_bed bed;
+    threads_actor actor;
+    pthread_t callers[THREADS_CALLERS];
+    REQUIRE(threads_begin(&bed));
+    memset(&actor, 0, sizeof actor);
+    actor.bed = &bed;
+    CHECK_ERR(sdc_instancer_subscribe(bed.watch, threads_act, &actor), SDC_OK);
+    pthread_t one_shots = threads_start(threads_run_one_shots, &bed);
+    for (size_t i = 0; i < THREADS_CALLERS; i++) {
+        callers[i] = threads_start(threads_run_caller, &bed);
+    }
+    uint64_t from_ms = agent_server_now();
+    while (actor.calls < 4 && agent_server_now() - from_ms < THREADS_SOON_MS) {
+        sdc_err err = sdc_step(sdc_instancer_task(bed.watch), 20);
+        CHECK(err == SDC_OK || err == SDC_AGAIN);
+    }
+    CHECK(actor.calls >= 4);
+    threads_set(&bed.is_over, 1);
+    pthread_join(one_shots, NULL);
+    for (size_t i = 0; i < THREADS_CALLERS; i++) {
+        pthread_join(callers[i], NULL);
+    }
+    sdc_instancer_destroy(actor.other);
+    threads_end(&bed);
+}
+
+/* ---- stopping -------------------------------------------------------------------------------- */
+
+typedef struct threads_stopper {
+    sdc_task *task;
+    uint32_t  after_us;
+} threads_stopper;
+
+static void *threads_run_stopper(void *user)
+{
+    const threads_stopper *stopper = (const threads_stopper *)user;
+    threads_pause(stopper->after_us);
+    sdc_wake(stopper->task);
+    sdc_stop(stopper->task);
+    sdc_stop(stopper->task);
+    return NULL;
+}
+
+/* At any moment of a step: before it blocks, while it does, when it ends by itself. */
+static void test_92_stop_from_another_thread_at_any_time(void)
+{
+    threads_bed bed;
+    REQUIRE(threads_begin(&bed));
+    for (uint32_t round = 0; round < 40; round++) {
+        sdc_instancer *watch = threads_watch(&bed);
+        threads_stopper stopper = { sdc_instancer_task(watch), round * 61 % 1000 };
+        CHECK_ERR(sdc_instancer_subscribe(watch, threads_on_event, &bed), SDC_OK);
+        pthread_t thread = threads_start(threads_run_stopper, &stopper);
+        uint64_t from_ms = agent_server_now();
+        sdc_err err = SDC_OK;
+        while (err != SDC_STOPPED && agent_server_now() - from_ms < THREADS_SOON_MS) {
+            err = sdc_step(stopper.task, -1);
+        }
+        CHECK_ERR(err, SDC_STOPPED);
+        uint32_t events = threads_get(&bed.events);
+        pthread_join(thread, NULL);
+        CHECK_ERR(sdc_step(stopper.task, -1), SDC_STOPPED);
+        CHECK_INT(threads_get(&bed.events), events);
+        sdc_instancer_destroy(watch);
+    }
+    threads_end(&bed);
+}
+
+/* ---- one client, many tasks ------------------------------------------------------------------ */
+
+typedef struct threads_worker {
+    threads_bed *bed;
+    pthread_t    thread;
+    uint32_t     exchanges;         /* of the worker's own thread                            */
+} threads_worker;
+
+static void *threads_run_worker(void *user)
+{
+    threads_worker *worker = (threads_worker *)user;
+    sdc_instancer *watch = threads_watch(worker->bed);
+    uint64_t from_ms = agent_server_now();
+    while ((threads_get(&worker->bed->is_over) == 0 || worker->exchanges < 3) &&
+           agent_server_now() - from_ms < THREADS_SOON_MS) {
+        sdc_err err = sdc_step(sdc_instancer_task(watch), 5);
+        CHECK(err == SDC_OK || err == SDC_AGAIN);
+        worker->exchanges += err == SDC_OK ? 1 : 0;
+    }
+    const sdc_event *event = sdc_instancer_state(watch);
+    sdc_instancer_destroy(watch);
+    CHECK(threads_read_event(event) < 100000);
+    sdc_event_release(event);
+    return NULL;
+}
+
+static void test_92_tasks_of_one_client_on_threads_of_their_own(void)
+{
+    threads_bed bed;
+    threads_worker workers[THREADS_WATCHES];
+    REQUIRE(threads_begin(&bed));
+    pthread_t one_shots = threads_start(threads_run_one_shots, &bed);
+    for (size_t i = 0; i < THREADS_WATCHES; i++) {
+        memset(&workers[i], 0, sizeof workers[i]);
+        workers[i].bed = &bed;
+        workers[i].thread = threads_start(threads_run_worker, &workers[i]);
+    }
+    threads_pause((uint32_t)threads_ms() * 500);
+    threads_set(&bed.is_over, 1);
+    pthread_join(one_shots, NULL);
+    for (size_t i = 0; i < THREADS_WATCHES; i++) {
+        pthread_join(workers[i].thread, NULL);
+        CHECK(workers[i].exchanges >= 3);
+    }
+    threads_end(&bed);
+}
+
+/* The last hold is let go of on another thread, when client and watch are gone. */
+static void *threads_run_release(void *user)
+{
+    const sdc_event *event = (const sdc_event *)user;
+    CHECK_INT(event->num_instances, 1);
+    CHECK_STR(event->instances[0].addr, "10.9.0.1:80");
+    sdc_event_release(event);
+    return NULL;
+}
+
+static void test_92_events_are_released_by_any_thread(void)
+{
+    threads_bed bed;
+    REQUIRE(threads_begin(&bed));
+    CHECK_ERR(sdc_registrar_register(bed.registrar, NULL), SDC_OK);
+    CHECK_ERR(sdc_instancer_wait(bed.watch, 1, THREADS_SOON_MS, NULL), SDC_OK);
+    const sdc_event *event = sdc_instancer_state(bed.watch);
+    pthread_t threads[2];
+    for (size_t i = 0; i < 2; i++) {
+        threads[i] = threads_start(threads_run_release,
+                                   (void *)(uintptr_t)sdc_event_retain(event));
+    }
+    sdc_event_release(event);
+    threads_end(&bed);
+    pthread_join(threads[0], NULL);
+    pthread_join(threads[1], NULL);
+}
+
+static const test_case cases_threads[] = {
+    TEST(test_92_what_any_thread_may_call_while_others_step),
+    TEST(test_92_hook_that_waits_stalls_no_other_thread),
+    TEST(test_92_callbacks_call_anything_while_others_look),
+    TEST(test_92_stop_from_another_thread_at_any_time),
+    TEST(test_92_tasks_of_one_client_on_threads_of_their_own),
+    TEST(test_92_events_are_released_by_any_thread),
+};
+
+TEST_MAIN(GROUP(cases_threads))
