@@ -2508,7 +2508,7 @@ static void instancer_story(uint64_t seed)
 }
 
 /* Whatever happens, the end is the agent's own state: nothing stays wrong, and nothing leaks. */
-static void test_instancer_ends_well_after_any_trouble(void)
+static void test_95_ends_well_after_any_trouble(void)
 {
     for (uint64_t seed = 1; seed <= 150 && test_num_failures() == 0; seed++) {
         test_note("seed %llu", (unsigned long long)seed);
@@ -2753,7 +2753,7 @@ static const test_case cases_instancer[] = {
     TEST(test_instancer_each_allocation_fails),
     TEST(test_59_each_call_of_the_io_table_fails),
     TEST(test_59_no_descriptor_left),
-    TEST(test_instancer_ends_well_after_any_trouble),
+    TEST(test_95_ends_well_after_any_trouble),
     TEST(test_instancer_held_query_that_ends_is_a_failure),
     TEST(test_instancer_backs_off_when_it_cannot_publish),
     TEST(test_instancer_says_that_it_is_well_again),

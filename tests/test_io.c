@@ -788,7 +788,7 @@ static void *io_call_run(void *user)
     return NULL;
 }
 
-static void test_io_other_threads_look_and_wake(void)
+static void test_92_other_threads_look_and_wake(void)
 {
     io_bed bed;
     io_caller callers[2];
@@ -1201,7 +1201,7 @@ static const test_case cases_io[] = {
     TEST(test_23_stop_from_a_signal_handler),
     TEST(test_io_wakes_from_a_signal_handler),
     TEST(test_23_stop_from_another_thread),
-    TEST(test_io_other_threads_look_and_wake),
+    TEST(test_92_other_threads_look_and_wake),
     TEST(test_59_large_body_through_a_narrow_socket),
     TEST(test_io_change_arrives_at_once),
     TEST(test_io_agent_that_comes_back),

@@ -238,7 +238,7 @@ static void registrar_check_beats(rig *r, const char *start, uint64_t most_ms)
     }
 }
 
-static void test_beats_a_third_of_the_ttl_apart(void)
+static void test_81_beats_a_third_of_the_ttl_apart(void)
 {
     static const uint32_t ttls[] = { 500, 1000, 10000, 15001, 60000 };
     for (size_t i = 0; i < REGISTRAR_NUM(ttls); i++) {
@@ -257,7 +257,7 @@ static void test_beats_a_third_of_the_ttl_apart(void)
 }
 
 /* The time an answer takes is not added to the pause. */
-static void test_beats_a_third_apart_on_a_slow_network(void)
+static void test_81_beats_a_third_apart_on_a_slow_network(void)
 {
     rig r;
     sdc_check check;
@@ -1718,7 +1718,7 @@ static void test_beats_go_on_beside_a_refused_one(void)
 }
 
 /* A kept connection that leads nowhere any more: the beat is there again before its TTL is over. */
-static void test_beat_into_a_black_hole_is_repeated_in_time(void)
+static void test_81_beat_into_a_black_hole_is_repeated_in_time(void)
 {
     static const uint32_t ttls[] = { 6000, 10000, 30000 };
     for (size_t i = 0; i < REGISTRAR_NUM(ttls); i++) {
@@ -3117,8 +3117,8 @@ static const test_case cases_registrar[] = {
     TEST(test_registration_is_copied),
     TEST(test_registers_until_it_succeeds),
     TEST(test_registers_after_a_long_outage),
-    TEST(test_beats_a_third_of_the_ttl_apart),
-    TEST(test_beats_a_third_apart_on_a_slow_network),
+    TEST(test_81_beats_a_third_of_the_ttl_apart),
+    TEST(test_81_beats_a_third_apart_on_a_slow_network),
     TEST(test_beats_as_told),
     TEST(test_beats_spread),
     TEST(test_each_ttl_check_beats),
@@ -3166,7 +3166,7 @@ static const test_case cases_registrar[] = {
     TEST(test_no_storm_when_maintenance_is_unknown),
     TEST(test_beats_go_on_beside_a_refused_maintenance),
     TEST(test_beats_go_on_beside_a_refused_one),
-    TEST(test_beat_into_a_black_hole_is_repeated_in_time),
+    TEST(test_81_beat_into_a_black_hole_is_repeated_in_time),
     TEST(test_short_heartbeat_on_a_slow_network),
     TEST(test_dropped_maintenance_is_sent_again),
     TEST(test_destroyed_while_a_call_drops_an_exchange),

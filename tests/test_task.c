@@ -184,7 +184,7 @@ static void task_check_nothing_wanted(const sdc_task *task)
     CHECK_U64(wants.deadline_ms, UINT64_MAX);
 }
 
-static void test_task_stopped_is_for_ever(void)
+static void test_93_stopped_is_for_ever(void)
 {
     rig r;
     REQUIRE(task_begin(&r));
@@ -1018,7 +1018,7 @@ static void task_act_destroy(task_actor *actor)
     actor->r->instancer = NULL;
 }
 
-static void test_task_callback_may_destroy(void)
+static void test_93_callback_may_destroy(void)
 {
     for (int bound = -1; bound <= 100; bound++) {
         rig r;
@@ -1513,7 +1513,7 @@ static const test_case cases_task[] = {
     TEST(test_task_step_n_bounds_each_phase),
     TEST(test_task_step_without_bound_is_one_exchange),
     TEST(test_task_failure_is_said_once),
-    TEST(test_task_stopped_is_for_ever),
+    TEST(test_93_stopped_is_for_ever),
     TEST(test_task_stopped_before_it_began),
     TEST(test_task_stop_in_each_phase),
     TEST(test_task_stepping_too_often_does_no_harm),
@@ -1540,7 +1540,7 @@ static const test_case cases_task[] = {
     TEST(test_task_connect_timeout),
     TEST(test_task_callback_must_not_step_its_own_task),
     TEST(test_task_callback_may_stop),
-    TEST(test_task_callback_may_destroy),
+    TEST(test_93_callback_may_destroy),
     TEST(test_task_callback_may_destroy_in_its_first_call),
     TEST(test_task_callback_may_destroy_the_client_too),
     TEST(test_task_callback_of_an_error_may_destroy),
