@@ -513,6 +513,13 @@ static void test_70_one_id_on_two_nodes_changes_one_by_one(void)
     CHECK_STR(rig_addrs(&r), "10.1.0.2:80");
     CHECK_INT(rig_last(&r)->num_removed, 1);
     CHECK_INT(rig_last(&r)->num_updated + rig_last(&r)->num_added, 0);
+    script_change(r.script, 103, SCRIPT_LIST(r.script,
+        { .node = "n3", .id = "web", .address = "10.1.0.2", .port = 80, .tags = "new" }));
+    rig_run(&r, 1000);
+    CHECK_STR(rig_addrs(&r), "10.1.0.2:80");
+    CHECK_INT(rig_last(&r)->num_removed, 1);            /* at the same address, another one */
+    CHECK_INT(rig_last(&r)->num_added, 1);
+    CHECK_INT(rig_last(&r)->num_updated, 0);
     rig_deinit(&r);
 }
 
