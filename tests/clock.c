@@ -1,6 +1,6 @@
-/* Line 94 of the checklist: no clock counts but the monotonic one. This program's own clock_gettime,
-   time and gettimeofday stand in front of the C library's: they count who asks for what, and the
-   wall clock that they show jumps by years with each look. */
+/* Line 94 of the checklist: no clock counts but the monotonic one. This program's own
+   clock_gettime, time and gettimeofday stand in front of the C library's: they count who asks for
+   what, and the wall clock that they show jumps by years with each look. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif

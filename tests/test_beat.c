@@ -140,7 +140,8 @@ static void beat_prepare(rig *r, beat_phase phase)
         script_raw(r->script, "HTTP/1.1 200 OK\r\nX-Consul-In");
         break;
     case BEAT_BODY:
-        script_raw(r->script, "HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Length: 99\r\n\r\n[{");
+        script_raw(r->script, "HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\n"
+                   "Content-Length: 99\r\n\r\n[{");
         break;
     case BEAT_BACKOFF:
         script_error(r->script, 403, "Permission denied");
