@@ -188,18 +188,20 @@ static void clock_live(sdc_client *client)
     CHECK_ERR(sdc_registrar_register(registrar, &error), SDC_OK);
     CHECK_ERR(sdc_instancer_wait(watch, 1, 5000, &error), SDC_OK);
     uint64_t from_ms = sdc_client_now_ms(client);
-    while (sdc_client_now_ms(client) - from_ms < 600) {
+    uint64_t ms = 0;
+    do {                                    /* longer on a machine that is busy */
         sdc_err err = sdc_step(sdc_registrar_task(registrar), 10);
         CHECK(err == SDC_OK || err == SDC_AGAIN);
         err = sdc_step(sdc_instancer_task(watch), 10);
         CHECK(err == SDC_OK || err == SDC_AGAIN);
-    }
-    sdc_task_stats(sdc_registrar_task(registrar), &stats);
-    CHECK_BETWEEN(stats.heartbeats, 3, 14);
+        sdc_task_stats(sdc_registrar_task(registrar), &stats);
+        ms = sdc_client_now_ms(client) - from_ms;
+    } while (ms < 600 || (stats.heartbeats < 4 && ms < 20000));
+    CHECK_BETWEEN(stats.heartbeats, 4, 4 + ms / 50);
     CHECK_U64(stats.failures, 0);
     sdc_task_stats(sdc_instancer_task(watch), &stats);
     CHECK_U64(stats.failures, 0);
-    CHECK_BETWEEN(stats.requests, 2, 10);
+    CHECK_BETWEEN(stats.requests, 2, 4 + ms / 90);
     sdc_stop(sdc_registrar_task(registrar));
     CHECK_ERR(sdc_step(sdc_registrar_task(registrar), -1), SDC_OK);
     CHECK_ERR(sdc_step(sdc_registrar_task(registrar), -1), SDC_STOPPED);

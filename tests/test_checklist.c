@@ -22,7 +22,7 @@
 
 #define CHECKLIST_NUM(array) (sizeof(array) / sizeof((array)[0]))
 
-enum { CHECKLIST_SOON_MS = 2000 };      /* what takes milliseconds, on a machine that is busy   */
+enum { CHECKLIST_SOON_MS = 10000 };     /* what takes milliseconds, on a machine that is busy   */
 
 /* ---- common beginnings ----------------------------------------------------------------------- */
 
