@@ -375,6 +375,8 @@ static void test_beat_xiddefault(void)
     desc.registration.address = "10.9.0.1";
     desc.registration.port = 8000;
     REQUIRE(rig_init(&r, NULL));
+    script_on(r.script, "GET ");
+    script_reply(r.script, 200, NULL, "{}");
     script_on(r.script, "PUT ");
     script_ok(r.script);
     REQUIRE(rig_register(&r, &desc));

@@ -150,6 +150,26 @@ static size_t threads_read_event(const sdc_event *event)
     return sum;
 }
 
+/* The registration of threads_begin, with other tags. */
+static void threads_update(threads_bed *bed, uint32_t round)
+{
+    static const char *const tags[] = { "a", "b", "c" };
+    sdc_check check;
+    sdc_registration registration;
+    memset(&check, 0, sizeof check);
+    memset(&registration, 0, sizeof registration);
+    check.ttl_ms = 300;
+    registration.id = "web-1";
+    registration.name = "web";
+    registration.address = "10.9.0.1";
+    registration.port = 80;
+    registration.checks = &check;
+    registration.num_checks = 1;
+    registration.tags = tags;
+    registration.num_tags = 1 + round % 3;
+    CHECK_ERR(sdc_registrar_update(bed->registrar, &registration, NULL), SDC_OK);
+}
+
 /* Each of them once, but for sdc_stop. */
 static void threads_call_all(threads_bed *bed, uint32_t round)
 {
@@ -169,6 +189,9 @@ static void threads_call_all(threads_bed *bed, uint32_t round)
     CHECK_ERR(sdc_registrar_set_status(bed->registrar, NULL, statuses[round % 3], "round"),
               SDC_OK);
     CHECK_ERR(sdc_registrar_set_maintenance(bed->registrar, round % 8 == 7, "why"), SDC_OK);
+    if (round % 16 == 0) {
+        threads_update(bed, round / 16);
+    }
     (void)sdc_registrar_is_registered(bed->registrar);
     (void)sdc_client_now_ms(bed->client);
     const sdc_event *event = sdc_instancer_state(bed->watch);
