@@ -8284,6 +8284,7 @@ struct sdc_task {
     sdci_answer answer;
     sdci_random random;
     uint64_t now_ms;            /* of the clock, once for each round of a step */
+    uint64_t failing_since_ms;  /* the first failure after a success; no use while there is none */
     uint64_t home_at_ms;        /* when the first agent of the list is looked for again */
     sdc_wants_fn wants_fn;
     void *wants_user;
@@ -8540,6 +8541,9 @@ static void sdci_task_succeeded(sdc_task *task)
 
 static void sdci_task_failed(sdc_task *task, const sdc_error *error)
 {
+    if (task->stats.consecutive_failures == 0) {
+        task->failing_since_ms = task->now_ms;
+    }
     task->stats.failures++;
     task->stats.consecutive_failures++;
     sdci_task_set_error(task, error);
@@ -11625,6 +11629,11 @@ static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t 
     uint32_t least_ms = is_refused ? 1000 : 10;
     uint32_t most_ms = 30000;
 
+    if ((!is_refused || sdci_answer_is_leaderless(&r->task.answer)) &&
+        r->task.stats.consecutive_failures > 0) {
+        uint64_t outage_ms = r->task.now_ms - r->task.failing_since_ms;
+        most_ms = (uint32_t)sdci_min(most_ms, sdci_max(outage_ms, 2000));
+    }
     for (size_t i = 0; has_ttl && i < r->num_beats; i++) {
         most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->beats[i].every_ms / 2, 100));
     }
@@ -12906,7 +12915,6 @@ struct sdc_instancer {
     uint64_t asked_index;       /* of the read under way */
     uint32_t asked_wait_ms;
     uint32_t backoff_min_ms, backoff_max_ms, resync_ms, quiet_min_ms, quiet_max_ms;
-    uint64_t failing_since_ms;
     uint32_t num_failures;      /* in a row */
     uint32_t away;              /* the agent to go back to if the first one does not answer, or 0 */
     sdci_instancer_state state;
@@ -13236,7 +13244,7 @@ static uint64_t sdci_instancer_pause_ms(sdc_instancer *i, sdc_err err, bool leav
     sdc_task *task = &i->task;
     bool is_slow = !leaves && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
     uint64_t min_ms = sdci_max(i->backoff_min_ms, is_slow ? SDCI_SLOW_RETRY_MS : 0);
-    uint64_t max_ms = sdci_max((task->now_ms - i->failing_since_ms) / 2,
+    uint64_t max_ms = sdci_max((task->now_ms - task->failing_since_ms) / 2,
                                sdci_max(2 * min_ms, SDCI_SPREAD_MS));
     uint64_t after_ms = sdci_min(sdci_answer_retry_after_ms(&task->answer), i->backoff_max_ms);
     uint64_t pause_ms = sdci_min(min_ms, i->backoff_max_ms);
@@ -13253,9 +13261,7 @@ static uint64_t sdci_instancer_pause_ms(sdc_instancer *i, sdc_err err, bool leav
 static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error *error)
 {
     sdci_instancer_note_cut(i, err, error);
-    if (i->num_failures++ == 0) {
-        i->failing_since_ms = i->task.now_ms;
-    }
+    i->num_failures++;
     i->index = 0;
     /* the backoff bounds the rate now; buckets that were emptied together do not refill together */
     sdci_bucket_set_pace(&i->bucket, SDCI_READ_EVERY_MS +
