@@ -40,7 +40,7 @@ VARIANT_X  := $(VARIANTS:%=$(B)/variant_%)
 EXAMPLE_X  := $(EXAMPLES:%=$(B)/%)
 REPLAY_X   := $(FUZZERS:%=$(B)/replay_%)
 
-.PHONY: help demo test test-build asan tsan matrix cross fuzz bench bench-readme guard test-consul examples lint clean
+.PHONY: help demo test test-build asan tsan matrix cross fuzz bench bench-readme guard test-consul test-cluster examples lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +48,7 @@ help:
 	@echo 'make test         every hermetic test; ends with N passed, N failed, N skipped'
 	@echo 'make examples     the programs of examples/, into $(B)/'
 	@echo 'make test-consul  contract and end-to-end tests on two real agents (gets them first)'
+	@echo 'make test-cluster  four real agents: killed, cut off, restored; prints how long watches take'
 	@echo 'make asan         the tests under AddressSanitizer and UBSan'
 	@echo 'make tsan         the tests of threads under ThreadSanitizer'
 	@echo 'make matrix       compilers, standards, optimisation and macros crossed'
@@ -117,6 +118,9 @@ $(B)/threads $(B)/clock: $(B)/%: tests/%.c $(B)/support/test.o $(AGENT_O) $(B)/s
 $(B)/test_consul: tests/test_consul.c $(B)/support/test.o $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
+$(B)/test_cluster: tests/consul/cluster.c $(B)/support/test.o $(B)/sdconsul.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+
 $(B)/fuzz/%.o: fuzz/%.c $(wildcard fuzz/*.h) sdconsul.h | $(B)/fuzz
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
 
@@ -139,6 +143,9 @@ test: test-build
 
 test-consul: $(B)/test_contract $(B)/test_consul
 	@tests/consul/run.sh $(B)/test_contract $(B)/test_consul
+
+test-cluster: $(B)/test_cluster
+	@tests/consul/cluster.py $(B)/test_cluster
 
 asan:
 	@$(MAKE) test B=build/asan TEST_OPT='-O1 -g' OPT='-O1 -g' \
