@@ -366,17 +366,11 @@ class Cluster:
             return "no %s" % str(refused).replace("\n", " ")
 
 
-def can_cut():
-    done = subprocess.run(["nft", "list", "ruleset"], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return done.returncode == 0
-
-
-def enter_namespace():
-    """Goes on in a namespace, as a new process; answers where none can be made."""
+def namespace():
+    """What stands before a command that is to run in a namespace; empty where none can be made."""
     if not all(shutil.which(tool) for tool in ("unshare", "ip", "nft")):
         print("no namespace: unshare (util-linux), ip (iproute2) or nft (nftables) is missing")
-        return
+        return []
     private = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
         private.append("--map-root-user")
@@ -385,10 +379,8 @@ def enter_namespace():
                            stderr=subprocess.STDOUT)
     if probe.returncode != 0:
         print("no namespace: " + probe.stdout.decode().strip())
-        return
-    sys.stdout.flush()
-    os.environ[INSIDE] = "1"
-    os.execvp(private[0], private + [sys.executable, os.path.abspath(__file__)] + sys.argv[1:])
+        return []
+    return private
 
 
 def play(cluster, program):
@@ -397,8 +389,8 @@ def play(cluster, program):
     environment = dict(
         os.environ, SDC_CLUSTER_FD=str(its.fileno()),
         SDC_CLUSTER_URLS=" ".join("%s=%s" % (a.name, a.url) for a in cluster.agents.values()),
-        SDC_CLUSTER_CUT="1" if os.environ.get(INSIDE) and can_cut() else "")
-    environment.setdefault("TEST_TIMEOUT_S", "170")
+        SDC_CLUSTER_CUT="1" if os.environ.get(INSIDE) else "")
+    environment.setdefault("TEST_TIMEOUT_S", "240")
     running = subprocess.Popen(program, env=environment, pass_fds=[its.fileno()])
     its.close()
     try:
@@ -411,37 +403,55 @@ def play(cluster, program):
     return running.wait()
 
 
+def run(folder, binary):
+    """The cluster from its first to its last process; answers the program's exit status."""
+    cluster = Cluster(folder, binary)
+    try:
+        cluster.start()
+        status = play(cluster, sys.argv[1:])
+        if status != 0:
+            for agent in cluster.agents.values():
+                with open(agent.folder + "/log", errors="replace") as log:
+                    print("---- the log of %s ends" % agent.name)
+                    print("".join(log.readlines()[-12:]))
+        return status
+    finally:
+        cluster.stop()
+
+
+def run_in(private, folder):
+    """The same inside, by another one of this script. The folder stays with the one outside."""
+    inside = subprocess.Popen(private + [sys.executable, os.path.abspath(__file__)] + sys.argv[1:],
+                              env=dict(os.environ, **{INSIDE: folder}))
+    try:
+        return inside.wait()
+    finally:
+        inside.kill()               # and with it all that it has started
+        inside.wait()
+
+
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     cache = os.environ.get("SDC_CONSUL_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sdconsul")
     binary = os.path.join(cache, "consul-" + VERSION)
-    if sys.platform != "linux":
-        skip("only Linux has all of 127.0.0.0/8")
-    if not os.environ.get(INSIDE):
-        subprocess.run([os.path.join(HERE, "get.sh")], check=True)
-        if not os.access(binary, os.X_OK):
-            skip("no consul " + VERSION)
-        enter_namespace()
-    else:
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    # An end by these is an end by exception: the agents are stopped and the folder removed.
+    # An end by these is an end by exception: what was started is stopped and the folder removed.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
+    if os.environ.get(INSIDE):
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        sys.exit(1 if run(os.environ[INSIDE], binary) != 0 else 0)
+    if sys.platform != "linux":
+        skip("only Linux has all of 127.0.0.0/8")
+    subprocess.run([os.path.join(HERE, "get.sh")], check=True)
+    if not os.access(binary, os.X_OK):
+        skip("no consul " + VERSION)
+    private = namespace()
+    sys.stdout.flush()
     with tempfile.TemporaryDirectory(prefix="sdconsul.") as folder:
-        cluster = Cluster(folder, binary)
-        try:
-            cluster.start()
-            status = play(cluster, sys.argv[1:])
-            if status != 0:
-                for agent in cluster.agents.values():
-                    with open(agent.folder + "/log", errors="replace") as log:
-                        print("---- the log of %s ends\n%s" % (agent.name,
-                                                               "".join(log.readlines()[-12:])))
-        finally:
-            cluster.stop()
-    sys.exit(0 if status == 0 else 1)
+        status = run_in(private, folder) if private else run(folder, binary)
+    sys.exit(1 if status != 0 else 0)
 
 
 if __name__ == "__main__":
