@@ -1,14 +1,14 @@
-/* A real cluster on loopback, three servers and a client agent, while its parts die, are cut off and
-   forget: eight watches and four registrations live through that, by way of each agent and of all,
-   on both of Consul's ways to answer a watch.
+/* A real cluster on loopback, three servers and a client agent, while its parts die, are cut off
+   and forget: eight watches and four registrations live through that, by way of each agent and of
+   all, on both of Consul's ways to answer a watch.
 
-   consul/cluster.py starts the cluster, and does to it what this program asks for on SDC_CLUSTER_FD;
-   what the truth is, it asks of the leader, with a decoder that is not the one under test. Each test
-   has a service of its own, begins with a whole cluster and leaves one:
+   consul/cluster.py starts the cluster, and does to it what this program asks for on
+   SDC_CLUSTER_FD; what the truth is, it asks of the leader, with a decoder that is not the one
+   under test. Each test has a service of its own, begins with a whole cluster and leaves one:
 
-     anchor-a, anchor-b   on nodes without agents, so nothing that happens to an agent touches them.
-                          A change tags both vN in one transaction: a list in which they differ, or in
-                          which one is missing, was never true
+     anchor-a, anchor-b   on nodes without agents, so nothing that happens to an agent touches
+                          them. A change tags both vN in one transaction: a list in which they
+                          differ, or in which one is missing, was never true
      keeper-AGENT         four registrars, each at one agent, with a TTL check but for that at s2
      guest                registered, degraded and deregistered by HTTP at the client agent
      late, early          on nodes without agents, added and removed around a snapshot
@@ -16,7 +16,10 @@
    Six watches ask for all instances: those must hold the anchors and the keepers in every event.
    When a node dies its instances turn critical, truly; so the two watches that ask for passing ones
    lose them, truly, and may do so. What these always hold are the anchors, which no dead node takes
-   along. An older true state is no lie: it is counted, not refused. */
+   along. An older true state is no lie: it is counted, not refused.
+
+   What is printed as the time from the end of a fault ends with the last change of a list, so that
+   Consul's own time to find together again is in it. */
 #include "../../sdconsul.h"
 
 #include "../support/test.h"
@@ -880,8 +883,8 @@ static void cluster_client_cut_off(void)
     }
 }
 
-/* Consul ends a query that waits when its store is replaced, with the old list and the old index: the
-   watches that are answered so look again at once. */
+/* Consul ends a query that waits when its store is replaced, with the old list and the old index:
+   the watches that are answered so look again at once. */
 static void cluster_check_near(const cluster *c)
 {
     for (size_t i = 0; i < CLUSTER_NUM_WATCHES; i++) {
