@@ -11620,9 +11620,9 @@ static void sdci_registrar_job_done(sdc_registrar *r)
     sdci_task_succeeded(&r->task);
 }
 
-/* The pause after a failure. What the agent has refused as wrong or forbidden is not better a
-   moment later, nor is one that asks to be left alone; but a beat that is late must still come
-   before its TTL is over. */
+/* The pause after a failure, no longer than an outage has lasted. What the agent has refused as
+   wrong or forbidden is not better a moment later, nor is one that asks to be left alone; but a
+   beat that is late must still come before its TTL is over. */
 static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t nth, bool has_ttl)
 {
     bool is_refused = err == SDC_ERR_STATUS || err == SDC_ERR_DENIED || err == SDC_ERR_BUSY;

@@ -225,6 +225,24 @@ static void test_registers_after_a_long_outage(void)
     rig_deinit(&r);
 }
 
+/* An outage is never followed by a pause that is longer than itself. */
+static void test_registers_soon_after_an_outage_of_ten_seconds(void)
+{
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        world_desc net = { .seed = seed };
+        rig r;
+        REQUIRE(registrar_begin(&r, &net));
+        script_set_down(r.script, true);
+        sdc_registrar_desc desc = registrar_desc_plain();
+        REQUIRE(rig_register(&r, &desc));
+        rig_run(&r, 10000);
+        script_set_down(r.script, false);
+        rig_run(&r, 10000);
+        CHECK(sdc_registrar_is_registered(r.registrar));
+        rig_deinit(&r);
+    }
+}
+
 /* ---- heartbeats ------------------------------------------------------------------------------ */
 
 /* No two beats of one check are further apart than `most_ms`, nor closer than half of it. */
@@ -3117,6 +3135,7 @@ static const test_case cases_registrar[] = {
     TEST(test_registration_is_copied),
     TEST(test_registers_until_it_succeeds),
     TEST(test_registers_after_a_long_outage),
+    TEST(test_registers_soon_after_an_outage_of_ten_seconds),
     TEST(test_81_beats_a_third_of_the_ttl_apart),
     TEST(test_81_beats_a_third_apart_on_a_slow_network),
     TEST(test_beats_as_told),
