@@ -11620,20 +11620,15 @@ static void sdci_registrar_job_done(sdc_registrar *r)
     sdci_task_succeeded(&r->task);
 }
 
-/* The pause after a failure, no longer than an outage has lasted. What the agent has refused as
-   wrong or forbidden is not better a moment later, nor is one that asks to be left alone; but a
-   beat that is late must still come before its TTL is over. */
+/* The pause after a failure. What the agent has refused as wrong or forbidden is not better a
+   moment later, nor is one that asks to be left alone; but a beat that is late must still come
+   before its TTL is over. */
 static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t nth, bool has_ttl)
 {
     bool is_refused = err == SDC_ERR_STATUS || err == SDC_ERR_DENIED || err == SDC_ERR_BUSY;
     uint32_t least_ms = is_refused ? 1000 : 10;
     uint32_t most_ms = 30000;
 
-    if ((!is_refused || sdci_answer_is_leaderless(&r->task.answer)) &&
-        r->task.stats.consecutive_failures > 0) {
-        uint64_t outage_ms = r->task.now_ms - r->task.failing_since_ms;
-        most_ms = (uint32_t)sdci_min(most_ms, sdci_max(outage_ms, 2000));
-    }
     for (size_t i = 0; has_ttl && i < r->num_beats; i++) {
         most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->beats[i].every_ms / 2, 100));
     }
