@@ -139,27 +139,42 @@ static bool consul_watch(consul_stage *s)
     return CHECK_ERR(sdc_instancer_subscribe(s->instancer, consul_on_event, s), SDC_OK);
 }
 
-/* The instance "a", with a TTL check of 3 s unless that is 0. */
-static bool consul_keep(consul_stage *s, uint32_t ttl_ms)
+/* The instance "a", with a TTL check unless ttl_ms is 0; the check is the caller's memory. */
+static sdc_registration consul_a(const consul_stage *s, sdc_check *check, uint32_t ttl_ms)
+{
+    sdc_registration registration;
+    memset(check, 0, sizeof *check);
+    memset(&registration, 0, sizeof registration);
+    check->ttl_ms = ttl_ms;
+    registration.id = "a";
+    registration.name = s->service;
+    registration.address = "10.77.0.1";
+    registration.port = 8001;
+    registration.checks = check;
+    registration.num_checks = ttl_ms != 0 ? 1 : 0;
+    return registration;
+}
+
+static bool consul_keep_by(consul_stage *s, sdc_client *client, uint32_t ttl_ms,
+                           uint32_t status_expires_ms)
 {
     sdc_check check;
     sdc_registrar_desc desc;
     sdc_error error;
-    memset(&check, 0, sizeof check);
     memset(&desc, 0, sizeof desc);
-    check.ttl_ms = ttl_ms;
-    desc.registration.id = "a";
-    desc.registration.name = s->service;
-    desc.registration.address = "10.77.0.1";
-    desc.registration.port = 8001;
-    desc.registration.checks = &check;
-    desc.registration.num_checks = ttl_ms != 0 ? 1 : 0;
+    desc.registration = consul_a(s, &check, ttl_ms);
+    desc.status_expires_ms = status_expires_ms;
     desc.verify_ms = 1000;
-    if (sdc_registrar_create(s->client, &desc, &s->registrar, &error) != SDC_OK) {
+    if (sdc_registrar_create(client, &desc, &s->registrar, &error) != SDC_OK) {
         FAIL("sdc_registrar_create: %s", error.message);
         return false;
     }
     return true;
+}
+
+static bool consul_keep(consul_stage *s, uint32_t ttl_ms)
+{
+    return consul_keep_by(s, s->client, ttl_ms, 0);
 }
 
 /* The instance "b", in one call. */
@@ -555,6 +570,93 @@ static void consul_lost(const char *version)
     }
 }
 
+/* New tags in place; somebody else's are replaced by ours; and a check whose program says nothing
+   turns critical, until it speaks again. */
+static void consul_changed(const char *version)
+{
+    consul_stage s;
+    sdc_check check;
+    sdc_error error;
+    static const char *const mine[] = { "v2" };
+    static const char *const other[] = { "other" };
+    if (!consul_begin(&s, version, "", "changed")) {
+        SKIP("no such agent; tests/consul/run.sh starts them");
+    }
+    REQUIRE(consul_watch(&s) && consul_keep(&s, 0));
+    CHECK(consul_reaches(&s, "a=passing[]"));
+    consul_change(&s);
+    sdc_registration a = consul_a(&s, &check, 0);
+    a.num_tags = 1;
+    a.tags = mine;
+    CHECK_ERR(sdc_registrar_update(s.registrar, &a, &error), SDC_OK);
+    CHECK(consul_change_seen(&s, "updated", "a=passing[v2]") < 1000.0);
+    consul_change(&s);
+    a.tags = other;
+    CHECK_ERR(sdc_client_register(s.client, &a, &error), SDC_OK);
+    CHECK(consul_reaches(&s, "a=passing[other]"));
+    CHECK(consul_change_seen(&s, "changed, verified each 1 s", "a=passing[v2]") < 2500.0);
+    sdc_stats stats;
+    consul_run(&s, 4000);
+    sdc_task_stats(sdc_registrar_task(s.registrar), &stats);
+    CHECK_U64(stats.registrations, 3);
+    sdc_stop(sdc_registrar_task(s.registrar));
+    CHECK(consul_reaches(&s, ""));
+    sdc_registrar_destroy(s.registrar);
+    REQUIRE(consul_keep_by(&s, s.client, 3000, 2000));
+    CHECK(consul_reaches(&s, "a=passing[]"));
+    s.begin_us = consul_now_us();
+    CHECK(consul_change_seen(&s, "silent, TTL 3 s: critical", "a=critical[]") < 6000.0);
+    consul_change(&s);
+    CHECK_ERR(sdc_registrar_set_status(s.registrar, NULL, SDC_STATUS_PASSING, ""), SDC_OK);
+    CHECK(consul_change_seen(&s, "and well again", "a=passing[]") < 1000.0);
+    sdc_stop(sdc_registrar_task(s.registrar));
+    CHECK(consul_reaches(&s, ""));
+    consul_end(&s);
+}
+
+static void test_82_changed_on_1_8(void) { consul_changed("18"); }
+static void test_82_changed_on_new(void) { consul_changed("NEW"); }
+
+/* 87: registered at the one agent; it is killed, and the other has the service with its status. */
+static void test_87_registration_moves(void)
+{
+    consul_stage from, to;
+    sdc_client_desc desc;
+    sdc_client *both = NULL;
+    char addresses[520];
+    memset(&to, 0, sizeof to);
+    bool is_there = consul_begin(&from, "18", "", "moves") &&
+                    consul_begin(&to, "NEW", "", "moves");
+    if (!is_there || from.command[0] == '\0') {
+        consul_end(&from);
+        consul_end(&to);
+        SKIP("needs both agents, and a command that restarts them");
+    }
+    memset(&desc, 0, sizeof desc);
+    snprintf(addresses, sizeof addresses, "%s,%s", from.url, to.url);
+    desc.address = addresses;
+    desc.ignore_environment = true;
+    REQUIRE(sdc_client_create(&desc, &both, NULL) == SDC_OK);
+    REQUIRE(consul_watch(&from) && consul_watch(&to) && consul_keep_by(&to, both, 3000, 0));
+    consul_run(&to, 1000);
+    CHECK_ERR(sdc_registrar_set_status(to.registrar, NULL, SDC_STATUS_WARNING, "w"), SDC_OK);
+    consul_run(&to, 1000);
+    CHECK(consul_reaches(&from, "a=warning[]"));
+    CHECK(consul_reaches(&to, ""));
+    consul_start_command(&from, "kill");
+    consul_run_while_child(&from);
+    to.begin_us = consul_now_us();
+    CHECK(consul_change_seen(&to, "moved to another agent", "a=warning[]") < 3000.0);
+    consul_start_command(&from, "up");
+    consul_run_while_child(&from);
+    sdc_stop(sdc_registrar_task(to.registrar));
+    CHECK(consul_reaches(&to, ""));
+    CHECK(consul_reaches(&from, ""));
+    consul_end(&to);
+    consul_end(&from);
+    sdc_client_destroy(both);
+}
+
 /* ---- 79: what an agent takes ----------------------------------------------------------------- */
 
 typedef struct consul_body {
@@ -783,12 +885,15 @@ static const test_case cases_consul[] = {
     TEST(test_28_last_one_leaves_new),
     TEST(test_82_lost_on_1_8),
     TEST(test_82_lost_on_new),
+    TEST(test_82_changed_on_1_8),
+    TEST(test_82_changed_on_new),
     TEST(test_acl_on_1_8),
     TEST(test_acl_on_new),
     TEST(test_55_unix_socket_of_1_8),
     TEST(test_55_unix_socket_of_new),
     TEST(test_21_lower_index_of_1_8),
     TEST(test_21_lower_index_of_new),
+    TEST(test_87_registration_moves),
     TEST(test_82_restart_of_1_8),
     TEST(test_82_restart_of_new),
     TEST(test_restart_of_a_1_8_server),
