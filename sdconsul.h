@@ -11011,6 +11011,7 @@ typedef struct sdci_mail {
    waits for the failures of another. */
 typedef struct sdci_timer {
     uint64_t due_ms;
+    uint64_t failing_since_ms;  /* the first of these failures */
     uint32_t num_failures;
     bool was_unheard;           /* failed without an answer: due again when any job gets one */
 } sdci_timer;
@@ -11622,24 +11623,37 @@ static void sdci_registrar_job_done(sdc_registrar *r)
 
 /* The pause after a failure. What the agent has refused as wrong or forbidden is not better a
    moment later, nor is one that asks to be left alone; but a beat that is late must still come
-   before its TTL is over. */
-static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t nth, bool has_ttl)
+   before its TTL is over. It is at most half of the time that the job has been failing, so that all
+   is well again soon after a short outage. */
+static uint64_t sdci_registrar_pause_ms(sdc_registrar *r, sdc_err err, uint32_t nth, bool has_ttl,
+                                        uint64_t failing_ms)
 {
     bool is_refused = err == SDC_ERR_STATUS || err == SDC_ERR_DENIED || err == SDC_ERR_BUSY;
     uint32_t least_ms = is_refused ? 1000 : 10;
-    uint32_t most_ms = 30000;
+    uint64_t limit_ms = 30000;
 
     for (size_t i = 0; has_ttl && i < r->num_beats; i++) {
-        most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->beats[i].every_ms / 2, 100));
+        limit_ms = sdci_min(limit_ms, sdci_max(r->beats[i].every_ms / 2, 100));
     }
     if (sdci_task_is_stopping(&r->task)) {
-        most_ms = (uint32_t)sdci_min(most_ms, sdci_max(r->stop_timeout_ms / 8, 10));
+        limit_ms = sdci_min(limit_ms, sdci_max(r->stop_timeout_ms / 8, 10));
     }
+    uint32_t most_ms = (uint32_t)sdci_min(sdci_max(failing_ms / 2, 2000), limit_ms);
     uint64_t pause_ms = sdci_backoff_ms(&r->task.random, (uint32_t)sdci_min(least_ms, most_ms),
                                         most_ms, nth);
-    uint64_t after_ms = sdci_min(sdci_answer_retry_after_ms(&r->task.answer), most_ms);
+    uint64_t after_ms = sdci_min(sdci_answer_retry_after_ms(&r->task.answer), limit_ms);
     return after_ms > pause_ms
                ? after_ms + sdci_random_upto(&r->task.random, after_ms / 8) : pause_ms;
+}
+
+/* Counts a failure. Answers for how long there has been nothing else. */
+static uint64_t sdci_timer_failed(sdci_timer *timer, uint64_t now_ms)
+{
+    if (timer->num_failures == 0) {
+        timer->failing_since_ms = now_ms;
+    }
+    timer->num_failures++;
+    return now_ms - timer->failing_since_ms;
 }
 
 /* What was registered is so no more. A registration that has lived for a while was a good one, and
@@ -11660,7 +11674,7 @@ static void sdci_registrar_forgotten(sdc_registrar *r, sdc_err err)
     sdci_registrar_lost(r);
     uint64_t pause_ms = r->num_lost <= 1
                             ? 0 : sdci_registrar_pause_ms(r, err, r->num_lost - 1,
-                                                          r->num_beats > 0);
+                                                          r->num_beats > 0, SDCI_FOREVER);
     if (r->job == SDCI_JOB_BEAT) {
         r->beats[r->which].timer.num_failures++;
     }
@@ -11676,9 +11690,11 @@ static void sdci_registrar_left(sdc_registrar *r, sdc_err err)
         sdci_registrar_lost(r);
     }
     uint32_t round = sdci_task_rounds(&r->task, r->num_lost + timer->num_failures);
+    uint64_t failing_ms = timer->num_failures > 0 ? r->task.now_ms - timer->failing_since_ms
+                                                  : SDCI_FOREVER;
     timer->was_unheard = false;
     timer->due_ms = r->task.now_ms +
-                    (round > 1 ? sdci_registrar_pause_ms(r, err, round, false) : 0);
+                    (round > 1 ? sdci_registrar_pause_ms(r, err, round, false, failing_ms) : 0);
     r->base = (uint32_t)sdci_link_which(&r->task.call.link);
     r->to_take_back.num_failures = 0;
     r->to_take_back.due_ms = r->task.now_ms + SDCI_TWIN_MIN_MS +
@@ -11709,9 +11725,9 @@ static void sdci_registrar_deregister_failed(sdc_registrar *r, sdc_err err, cons
     sdci_timer *timer = &r->to_register;
     uint64_t pause_ms = 0;
 
-    timer->num_failures++;
+    uint64_t failing_ms = sdci_timer_failed(timer, r->task.now_ms);
     if ((r->held & ~r->tried) == 0 && r->stop_at_ms != SDCI_FOREVER) {
-        pause_ms = sdci_registrar_pause_ms(r, err, timer->num_failures, false);
+        pause_ms = sdci_registrar_pause_ms(r, err, timer->num_failures, false, failing_ms);
     } else if ((r->held & ~r->tried) == 0) {
         pause_ms = sdci_backoff_ms(&r->task.random, SDCI_TWIN_MIN_MS, SDCI_TWIN_MAX_MS,
                                    timer->num_failures);
@@ -11731,10 +11747,11 @@ static void sdci_registrar_base_failed(sdc_registrar *r, sdc_err err, const sdc_
     if (is_forgotten) {
         sdci_registrar_forgotten(r, err);
     } else {
-        timer->num_failures++;
+        uint64_t failing_ms = sdci_timer_failed(timer, r->task.now_ms);
         timer->was_unheard = error->http_status == 0;
-        timer->due_ms = r->task.now_ms + sdci_registrar_pause_ms(r, err, timer->num_failures,
-                                                                 r->job == SDCI_JOB_BEAT);
+        timer->due_ms = r->task.now_ms +
+                        sdci_registrar_pause_ms(r, err, timer->num_failures,
+                                                r->job == SDCI_JOB_BEAT, failing_ms);
     }
     sdci_registrar_log(r, NULL, error->message);
     sdci_task_failed(&r->task, error);
