@@ -40,7 +40,7 @@ VARIANT_X  := $(VARIANTS:%=$(B)/variant_%)
 EXAMPLE_X  := $(EXAMPLES:%=$(B)/%)
 REPLAY_X   := $(FUZZERS:%=$(B)/replay_%)
 
-.PHONY: help demo test test-build asan tsan matrix cross fuzz bench bench-readme guard test-consul test-cluster examples lint clean
+.PHONY: help demo test test-build asan tsan matrix cross fuzz bench bench-readme guard test-consul test-cluster test-faults soak \ examples lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -49,6 +49,8 @@ help:
 	@echo 'make examples     the programs of examples/, into $(B)/'
 	@echo 'make test-consul  contract and end-to-end tests on two real agents (gets them first)'
 	@echo 'make test-cluster  four real agents: killed, cut off, restored; prints how long watches take'
+	@echo 'make test-faults  500 rounds of faults and changes on two real agents (SEED, ROUNDS, WORLDS)'
+	@echo 'make soak         the same for MINUTES=60; memory and descriptors must not grow'
 	@echo 'make asan         the tests under AddressSanitizer and UBSan'
 	@echo 'make tsan         the tests of threads under ThreadSanitizer'
 	@echo 'make matrix       compilers, standards, optimisation and macros crossed'
@@ -146,6 +148,18 @@ test-consul: $(B)/test_contract $(B)/test_consul
 
 test-cluster: $(B)/test_cluster
 	@tests/consul/cluster.py $(B)/test_cluster
+$(B)/test_faults: tests/consul/faults.c $(B)/sdconsul.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@
+
+# the agents' answers are spoiled and judged by Python; without it there is nothing to run
+FAULTS := tests/consul/get.sh && python3 tests/consul/faults.py $(B)/test_faults \
+    $(if $(SEED),--seed $(SEED)) $(if $(WORLDS),--worlds $(WORLDS))
+
+test-faults: $(B)/test_faults
+	@$(FAULTS) --rounds $(or $(ROUNDS),500)
+
+soak: $(B)/test_faults
+	@$(FAULTS) --minutes $(or $(MINUTES),60)
 
 asan:
 	@$(MAKE) test B=build/asan TEST_OPT='-O1 -g' OPT='-O1 -g' \
