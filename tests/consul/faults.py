@@ -108,6 +108,11 @@ def entry_text(entry):
             + ",".join(sorted(service["Tags"] or [])))
 
 
+def without_status(text):
+    one, addr, _, tags = text.split(" ")
+    return one, addr, tags
+
+
 class Service:
     """What is registered under one name, as far as this script or the program decides it."""
 
@@ -115,9 +120,10 @@ class Service:
         self.name = name
         self.is_ours = is_ours          # else it is the registrars'
         self.instances = {}             # id -> text
-        self.ever = set()               # all texts; of the registrars' only "id addr"
+        self.ever = set()               # all that was ever there, without its status
         self.allowed = {self.state}     # states since the last round ended
-        self.is_loose = not is_ours     # registrations are being lost and made again
+        self.is_loose = not is_ours     # states and parts of any time may be true
+        self.may_be_empty = not is_ours
 
     @property
     def state(self):
@@ -126,7 +132,7 @@ class Service:
     def put(self, one, port, status, tags):
         text = f"{one} {address_of(one)}:{port} {status} {','.join(sorted(tags))}"
         self.instances[one] = text
-        self.ever.add(text if self.is_ours else text.rsplit(" ", 2)[0])
+        self.ever.add(without_status(text))
         self.allowed.add(self.state)
 
     def remove(self, one):
@@ -135,7 +141,12 @@ class Service:
 
     def settle(self):
         self.allowed = {self.state}
-        self.is_loose = False
+        self.is_loose = not self.is_ours
+        self.may_be_empty = False
+
+    def loosen(self, may_be_empty):
+        self.is_loose = True
+        self.may_be_empty = self.may_be_empty or may_be_empty
 
 
 def address_of(one):
@@ -152,6 +163,10 @@ class Watch:
     def view(self, state):
         return frozenset(t for t in state if " passing " in t) if self.passing else state
 
+    def may_be_empty(self):
+        return (self.service.may_be_empty or self.passing
+                or any(not self.view(a) for a in self.service.allowed))
+
     def judge(self, err, is_known, texts):
         """Raises Failure when this must not be published."""
         service, state = self.service, frozenset(texts)
@@ -161,14 +176,13 @@ class Watch:
             if state != self.texts:
                 raise Failure(f"{service.name}: error {err} changed the list from "
                               f"{sorted(self.texts)} to {texts}")
-        elif service.is_ours and not service.is_loose:
+        elif not service.is_loose:
             if state not in {self.view(a) for a in service.allowed}:
                 raise Failure(f"{service.name}: published {texts}, which never was")
         else:
-            known = texts if service.is_ours else [t.rsplit(" ", 2)[0] for t in texts]
-            if not set(known) <= service.ever:
+            if not {without_status(t) for t in texts} <= service.ever:
                 raise Failure(f"{service.name}: published {texts}, some of it invented")
-            if not texts and not service.is_loose:
+            if not texts and not self.may_be_empty():
                 raise Failure(f"{service.name}: emptied")
         self.err, self.is_known, self.texts = err, is_known, state
 
@@ -185,7 +199,7 @@ class Program:
         self.news = asyncio.Event()
         self.states = {}
         self.stats = {}
-        self.recent = collections.deque(maxlen=40)
+        self.recent = collections.deque(maxlen=30)
 
     async def start(self, path, port):
         self.process = await asyncio.create_subprocess_exec(
@@ -209,7 +223,7 @@ class Program:
 
     async def hear(self, line):
         words = line.split("\t")
-        self.recent.append(f"{time.monotonic():.3f} {line[:300]}")
+        self.recent.append(f"{time.monotonic():.3f} {line[:200]}")
         if words[0] == "done":
             await self.answers.put(line)
         elif words[0] == "event":
@@ -383,13 +397,13 @@ class World:
     async def change_behind(self, rng):
         """Somebody else deregisters what a registrar keeps."""
         registrar = rng.choice(self.registrars)
-        self.services[registrar.service].is_loose = True
+        self.services[registrar.service].loosen(may_be_empty=registrar.service == "api")
         await self.agent.ask("PUT", f"/v1/agent/service/deregister/{registrar.id}")
 
     async def change_leave(self, rng):
         """A program ends and is started again."""
         registrar = rng.choice(self.registrars)
-        self.services[registrar.service].is_loose = True
+        self.services[registrar.service].loosen(may_be_empty=registrar.service == "api")
         self.program.left.discard(registrar.name)
         await self.program.tell("leave", registrar.name)
         await self.until(lambda: registrar.name in self.program.left, 5, "left")
@@ -423,20 +437,35 @@ class World:
         watch = self.program.watches[name]
         return watch.err == 0 and watch.is_known and watch.texts == watch.view(watch.service.state)
 
+    def is_all_seen(self):
+        return all(self.is_seen(name) for name in self.program.watches)
+
+    def what_is_not_seen(self):
+        return "; ".join(f"{name} has {sorted(watch.texts)} (error {watch.err}), wanted are "
+                         f"{sorted(watch.view(watch.service.state))}"
+                         for name, watch in self.program.watches.items() if not self.is_seen(name))
+
+    async def what_is_not_true(self):
+        truths = await asyncio.gather(*(self.agent.truth(name) for name in self.services))
+        return "; ".join(f"{service.name}: the agent has {sorted(truth)}, wanted are "
+                         f"{sorted(service.state)}"
+                         for service, truth in zip(self.services.values(), truths)
+                         if truth != service.state)
+
     async def converge(self, kind):
         """Until each watch has what the agent itself says, and the agent what is wanted."""
         begin = time.monotonic()
-        bound = BOUND_S[kind]
-        await self.until(lambda: all(self.is_seen(n) for n in self.program.watches), bound, Lazy(
-            lambda: "; ".join(f"{n} has {sorted(w.texts)} (error {w.err}), wanted are "
-                              f"{sorted(w.view(w.service.state))}"
-                              for n, w in self.program.watches.items() if not self.is_seen(n))))
+        end = begin + BOUND_S[kind]
+        while True:
+            await self.until(self.is_all_seen, end - time.monotonic(), Lazy(self.what_is_not_seen))
+            wrong = await self.what_is_not_true()
+            if not wrong and self.is_all_seen():
+                break
+            if time.monotonic() > end:
+                raise Failure(wrong or self.what_is_not_seen())
+            await asyncio.sleep(0.02)
         seconds = time.monotonic() - begin
         for service in self.services.values():
-            truth = await self.agent.truth(service.name)
-            if truth != service.state:
-                raise Failure(f"{service.name}: the agent says {sorted(truth)}, "
-                              f"wanted are {sorted(service.state)}")
             service.settle()
         await self.program.tell("states")
         for name, watch in self.program.watches.items():
@@ -479,17 +508,23 @@ class World:
         await self.agent.control("kill")
         self.proxy.refuse()
         follower = asyncio.ensure_future(self.proxy.follow())
-        if self.mode == "dev":
-            for service in self.services.values():
-                service.is_loose = True
+        for service in self.services.values():
+            service.loosen(may_be_empty=self.mode == "dev")
         await asyncio.sleep(rng.uniform(0, 1.5))
         await self.agent.control("up")
         await follower
         self.hits["kill"] += 1
-        for service in self.services.values() if self.mode == "dev" else []:
+        for service in self.services.values():
             for one in sorted(service.instances) if service.is_ours else []:
-                port, tags = self.ports[one]
-                await self.register(service, one, port, tags)
+                await self.restore(service, one)
+
+    async def restore(self, service, one):
+        """A server finds services again, but checks that were never updated turn critical."""
+        status = service.instances[one].split(" ")[2]
+        if self.mode == "dev":
+            await self.register(service, one, *self.ports[one])
+        else:
+            await self.flip(service, one, status)
 
     async def measure(self):
         await self.go_home()
