@@ -199,7 +199,7 @@ class Program:
         self.news = asyncio.Event()
         self.states = {}
         self.stats = {}
-        self.recent = collections.deque(maxlen=30)
+        self.recent = collections.deque(maxlen=3000)
 
     async def start(self, path, port):
         self.process = await asyncio.create_subprocess_exec(
@@ -221,23 +221,29 @@ class Program:
                 self.failure = self.failure or failure
             self.news.set()
 
+    def note(self, line):
+        self.recent.append(f"{time.monotonic():.3f} {line[:150]}")
+
     async def hear(self, line):
         words = line.split("\t")
-        self.recent.append(f"{time.monotonic():.3f} {line[:200]}")
         if words[0] == "done":
             await self.answers.put(line)
         elif words[0] == "event":
             # an event that was under way when its watch was taken off
             if words[1] in self.watches:
                 self.watches[words[1]].judge(int(words[2]), words[3] == "1", words[4:])
+            self.note(line)
         elif words[0] == "state":
             self.states[words[1]] = (int(words[2]), frozenset(words[4:]))
         elif words[0] == "stats":
             self.stats = {key: int(value) for key, value in (w.split("=") for w in words[1:])}
         elif words[0] == "left":
             self.left.add(words[1])
+            self.note(line)
 
     async def tell(self, *words):
+        if words[0] not in ("states", "stats"):
+            self.note("told " + " ".join(words))
         self.process.stdin.write((" ".join(words) + "\n").encode())
         answer = await asyncio.wait_for(self.answers.get(), 30)
         if answer != "done":
@@ -609,8 +615,8 @@ async def run_world(world, options, num_rounds):
         return True
     except (Failure, OSError, asyncio.TimeoutError) as failure:
         print(f"FAILED {world.name}, {world.note}: {failure or type(failure).__name__}\n"
-              f"  now {time.monotonic():.3f}; the program's last words:\n    "
-              + "\n    ".join(world.program.recent)
+              f"  now {time.monotonic():.3f}; what the program said, and what the proxy saw:\n    "
+              + "\n    ".join(sorted([*world.program.recent, *world.proxy.recent]))
               + f"\n  again: make test-faults SEED={options.seed} WORLDS={world.name} "
                 f"ROUNDS={world.num_rounds}", flush=True)
         return False

@@ -21,6 +21,7 @@ can be hit. Where a fault spoils an answer by one of its own, a coin says whethe
 request all the same: a registration may be made though its answer says 500."""
 
 import asyncio
+import collections
 import email.utils
 import random
 import re
@@ -215,6 +216,11 @@ class Proxy:
         self.holder = None
         self.writers = set()
         self.num_requests = 0
+        self.recent = collections.deque(maxlen=6000)
+
+    def note(self, *words):
+        """For whoever asks what came before a failure."""
+        self.recent.append(" ".join([f"{time.monotonic():.3f}", *map(str, words)]))
 
     async def start(self):
         """A second socket is bound to the port and never listens: while nobody listens the port
@@ -297,8 +303,11 @@ class Connection:
         self.proxy = proxy
         self.reader, self.writer = reader, writer
         self.agent_reader = self.agent_writer = None
+        self.port = writer.get_extra_info("peername")[1]
+        proxy.note(self.port, "is new")
 
     def close(self):
+        self.proxy.note(self.port, "ends")
         self.writer.close()
         self.close_agent()
 
@@ -311,6 +320,7 @@ class Connection:
         request = await read_request(self.reader)
         while request is not None:
             self.proxy.num_requests += 1
+            self.proxy.note(self.port, request.split(b"\r\n")[0].decode("latin-1"))
             # what the client says next, or its end, which ends the agent's part too
             following = asyncio.ensure_future(read_request(self.reader))
             exchange = asyncio.ensure_future(self.exchange(request))
@@ -361,6 +371,7 @@ class Connection:
         return await self.send(data, "fin" if is_end else "keep")
 
     async def send(self, data, how):
+        self.proxy.note(self.port, data.split(b"\r\n")[0][:40], len(data), "bytes, then", how)
         self.writer.write(data)
         await self.writer.drain()
         if how == "silence":
