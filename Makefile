@@ -156,6 +156,7 @@ FAULTS := tests/consul/get.sh && python3 tests/consul/faults.py $(B)/test_faults
     $(if $(SEED),--seed $(SEED)) $(if $(WORLDS),--worlds $(WORLDS))
 
 test-faults: $(B)/test_faults
+	@python3 tests/consul/proxy_test.py
 	@$(FAULTS) --rounds $(or $(ROUNDS),500)
 
 soak: $(B)/test_faults

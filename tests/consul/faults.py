@@ -199,7 +199,7 @@ class Program:
         self.news = asyncio.Event()
         self.states = {}
         self.stats = {}
-        self.recent = collections.deque(maxlen=3000)
+        self.recent = collections.deque(maxlen=40)
 
     async def start(self, path, port):
         self.process = await asyncio.create_subprocess_exec(

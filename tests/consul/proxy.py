@@ -216,7 +216,7 @@ class Proxy:
         self.holder = None
         self.writers = set()
         self.num_requests = 0
-        self.recent = collections.deque(maxlen=6000)
+        self.recent = collections.deque(maxlen=80)
 
     def note(self, *words):
         """For whoever asks what came before a failure."""
@@ -327,9 +327,10 @@ class Connection:
             try:
                 await asyncio.wait({following, exchange}, return_when=asyncio.FIRST_COMPLETED)
                 has_left = following.done() and following.result() is None
-                if has_left or not await exchange:
-                    return
-                request = await following
+                how = "" if has_left else await exchange
+                request = await following if how in ("keep", "silence") else None
+                while how == "silence" and request is not None:
+                    request = await read_request(self.reader)
             finally:
                 for task in (following, exchange):
                     if task.done() and not task.cancelled():
@@ -337,7 +338,7 @@ class Connection:
                     task.cancel()
 
     async def exchange(self, request):
-        """Whether the connection goes on."""
+        """How the connection goes on: keep, fin, rst or silence."""
         fault = self.proxy.fault
         if fault is not None and fault.fits_request(request) and fault.strikes():
             return await self.stand_in(fault, request)
@@ -376,17 +377,16 @@ class Connection:
         await self.writer.drain()
         if how == "silence":
             self.close_agent()
-            await asyncio.Event().wait()        # until the client gives up and closes
         if how == "rst":
             reset(self.writer)
-        return how == "keep"
+        return how
 
     async def drip(self, data):
         for at in range(len(data)):
             self.writer.write(data[at:at + 1])
             await self.writer.drain()
             await asyncio.sleep(0.001 if at % 16 == 0 else 0)
-        return True
+        return "keep"
 
 
 async def main():

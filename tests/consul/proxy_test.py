@@ -34,8 +34,8 @@ class Case(unittest.IsolatedAsyncioTestCase):
             writer.close()
         self.proxy.close()
         self.kill_agent()
-        while len(asyncio.all_tasks()) > 1 or self.served:
-            await asyncio.sleep(0)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.wait_for(asyncio.gather(*left, return_exceptions=True), 5)
 
     async def serve(self, reader, writer):
         """An agent that answers everything with one answer."""
