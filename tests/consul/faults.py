@@ -52,6 +52,7 @@ BOUND_S = collections.defaultdict(lambda: 10.0, half_open=20.0, kill=20.0)
 # room that buffers and lists have grown to. RSS is whole pages of an allocator that keeps holes.
 LIVE_MARGIN_BYTES = 64 << 10
 RSS_MARGIN_KIB = 512
+SLOW_S = 3.0                    # a round that took longer is told
 REST_S = 4.0                    # until each task has asked again and rests on a connection
 
 
@@ -281,6 +282,7 @@ class World:
                            Registrar("r2", "web", "web-2", 8002, 0),
                            Registrar("r3", "api", "api-1", 8003, 3000)]
         self.ports = {}                 # of our instances, for registering them anew
+        self.note, self.last_missing = "start", ""
         self.num_rounds = 0
         self.num_made = 0
         self.deck = []
@@ -441,7 +443,11 @@ class World:
 
     def is_seen(self, name):
         watch = self.program.watches[name]
-        return watch.err == 0 and watch.is_known and watch.texts == watch.view(watch.service.state)
+        is_seen = watch.err == 0 and watch.is_known and (
+            watch.texts == watch.view(watch.service.state))
+        if not is_seen:
+            self.last_missing = f"{name} (error {watch.err})"
+        return is_seen
 
     def is_all_seen(self):
         return all(self.is_seen(name) for name in self.program.watches)
@@ -467,10 +473,14 @@ class World:
             wrong = await self.what_is_not_true()
             if not wrong and self.is_all_seen():
                 break
+            self.last_missing = wrong or self.what_is_not_seen()
             if time.monotonic() > end:
-                raise Failure(wrong or self.what_is_not_seen())
+                raise Failure(self.last_missing)
             await asyncio.sleep(0.02)
         seconds = time.monotonic() - begin
+        if seconds > SLOW_S and kind != "half_open":
+            print(f"slow: {self.name}, {self.note}, {seconds:.1f} s: {self.last_missing}",
+                  flush=True)
         for service in self.services.values():
             service.settle()
         await self.program.tell("states")
@@ -606,7 +616,6 @@ async def run_soak(world, minutes):
 async def run_world(world, options, num_rounds):
     """Whether all was well. Says how to repeat it when not."""
     try:
-        world.note = "start"
         await world.begin(options.program)
         if options.minutes:
             await run_soak(world, options.minutes)
