@@ -52,6 +52,7 @@ BOUND_S = collections.defaultdict(lambda: 10.0, half_open=20.0, kill=20.0)
 # room that buffers and lists have grown to. RSS is whole pages of an allocator that keeps holes.
 LIVE_MARGIN_BYTES = 64 << 10
 RSS_MARGIN_KIB = 512
+NUDGE_S = 4.0                   # before an agent that lost an update is helped
 SLOW_S = 3.0                    # a round that took longer is told
 REST_S = 4.0                    # until each task has asked again and rests on a connection
 
@@ -283,6 +284,7 @@ class World:
                            Registrar("r3", "api", "api-1", 8003, 3000)]
         self.ports = {}                 # of our instances, for registering them anew
         self.note, self.last_missing = "start", ""
+        self.nudger, self.num_nudged = None, 0
         self.num_rounds = 0
         self.num_made = 0
         self.deck = []
@@ -450,12 +452,15 @@ class World:
         return is_seen
 
     def is_all_seen(self):
-        return all(self.is_seen(name) for name in self.program.watches)
+        """No connection is left silent for a later round, either."""
+        return self.proxy.num_silent == 0 and all(map(self.is_seen, self.program.watches))
 
     def what_is_not_seen(self):
-        return "; ".join(f"{name} has {sorted(watch.texts)} (error {watch.err}), wanted are "
-                         f"{sorted(watch.view(watch.service.state))}"
-                         for name, watch in self.program.watches.items() if not self.is_seen(name))
+        silent = f"{self.proxy.num_silent} silent connections; " if self.proxy.num_silent else ""
+        return silent + "; ".join(
+            f"{name} has {sorted(watch.texts)} (error {watch.err}), wanted are "
+            f"{sorted(watch.view(watch.service.state))}"
+            for name, watch in self.program.watches.items() if not self.is_seen(name))
 
     async def what_is_not_true(self):
         truths = await asyncio.gather(*(self.agent.truth(name) for name in self.services))
@@ -511,6 +516,9 @@ class World:
         else:
             await self.spoil(kind, rng)
         self.times[kind].append(await self.converge(kind))
+        if self.nudger is not None:
+            self.nudger.cancel()
+            self.nudger = None
 
     async def spoil(self, kind, rng):
         share = rng.choice([1.0, 1.0, 0.5])
@@ -530,6 +538,7 @@ class World:
         await self.agent.control("up")
         await follower
         self.hits["kill"] += 1
+        self.nudger = asyncio.ensure_future(self.nudge())
         for service in self.services.values():
             for one in sorted(service.instances) if service.is_ours else []:
                 await self.restore(service, one)
@@ -542,6 +551,30 @@ class World:
         else:
             await self.flip(service, one, status)
 
+    async def nudge(self):
+        """An agent that starts puts checks into its catalog as critical. An update that comes
+        while it does so can get lost there: the agent's own state has it, the catalog not until
+        the next full synchronisation, which is minutes away. Another change of it brings it there."""
+        while True:
+            await asyncio.sleep(NUDGE_S)
+            local = await self.agent.ask("GET", "/v1/agent/checks")
+            for service in self.services.values():
+                for text in await self.agent.truth(service.name) - service.state:
+                    one, _, status, _ = text.split(" ")
+                    wanted = service.instances.get(one, text).split(" ")[2]
+                    mine = local.get(f"service:{one}", {}).get("Status")
+                    if status != wanted and mine == wanted:
+                        await self.nudge_one(service, one, wanted)
+
+    async def nudge_one(self, service, one, wanted):
+        self.num_nudged += 1
+        for status in ("warning" if wanted != "warning" else "passing", wanted):
+            if service.is_ours:
+                await self.flip(service, one, status)
+            else:
+                await self.set_status(next(r for r in self.registrars if r.id == one), status)
+            await asyncio.sleep(0.5)
+
     async def measure(self):
         await self.go_home()
         await self.converge("home")
@@ -553,6 +586,8 @@ class World:
         await self.program.end()
 
     async def clean(self):
+        if self.nudger is not None:
+            self.nudger.cancel()
         if self.program.process is not None and self.program.process.returncode is None:
             self.program.process.kill()
             await self.program.process.wait()
@@ -680,6 +715,9 @@ async def main():
     for result in results:
         if isinstance(result, Exception):
             raise result
+    num_nudged = sum(w.num_nudged for w in worlds)
+    if num_nudged:
+        print(f"{num_nudged} times a started agent's catalog lost an update that the agent had")
     print(f"{sum(w.num_rounds for w in worlds)} rounds in {len(worlds)} worlds, "
           f"{num_failed} worlds failed, {time.monotonic() - begin:.0f} s, seed {options.seed}")
     return 1 if num_failed else 0

@@ -125,10 +125,11 @@ class Fault:
             return is_blocking(request) and (field(answer.head, b"X-Consul-Index") or "0") > "1"
         return self.kind in ("latency", "drip", "cut_head", "rst", "half_open")
 
-    def stand_in(self):
+    def stand_in(self, is_read):
         """An answer of its own: its bytes, and whether the connection ends behind them."""
         return {"status_5xx": self.bad_status, "limit": self.limit, "limit_after": self.limit,
-                "garbage": self.garbage, "false_empty": self.false_empty}[self.kind]()
+                "garbage": lambda: self.garbage(is_read),
+                "false_empty": self.false_empty}[self.kind]()
 
     def bad_status(self):
         texts = [(b"500 Internal Server Error", b"No cluster leader"),
@@ -153,20 +154,24 @@ class Fault:
                            b" connections, please rate limit your calls\n",
                            fields + b"Connection: close\r\n"), True
 
-    def garbage(self):
+    def garbage(self, is_read):
+        """A whole answer with status 200 is what a write waits for: only a read gets one."""
         noise = self.random.randbytes(self.random.randrange(1, 3000))
         json_head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Consul-Index: 9\r\n"
-        return self.random.choice([
+        no_http = [
             noise,
             b"\0" * 64,
             b"SSH-2.0-OpenSSH_9.2\r\n",
             b"HTTP/1.1 2OO OK\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n[]",
             json_head + b"Transfer-Encoding: chunked\r\n\r\nXYZ\r\n[]\r\n0\r\n\r\n",
+        ]
+        no_json = [
             json_head + b"Content-Length: %d\r\n\r\n%s" % (len(noise), noise),
             json_head + b"Content-Length: 12\r\n\r\n[{\"Node\": {}",
             json_head + b"Content-Length: 8\r\n\r\n{\"a\": 1}",
-        ]), True
+        ]
+        return self.random.choice(no_http + no_json if is_read else no_http), True
 
     @staticmethod
     def false_empty():
@@ -215,6 +220,7 @@ class Proxy:
         self.server = None
         self.holder = None
         self.writers = set()
+        self.num_silent = 0             # half-open connections that their clients have not left
         self.num_requests = 0
         self.recent = collections.deque(maxlen=80)
 
@@ -328,14 +334,23 @@ class Connection:
                 await asyncio.wait({following, exchange}, return_when=asyncio.FIRST_COMPLETED)
                 has_left = following.done() and following.result() is None
                 how = "" if has_left else await exchange
-                request = await following if how in ("keep", "silence") else None
-                while how == "silence" and request is not None:
-                    request = await read_request(self.reader)
+                if how == "silence":
+                    await self.ignore(following)
+                request = await following if how == "keep" else None
             finally:
                 for task in (following, exchange):
                     if task.done() and not task.cancelled():
                         task.exception()
                     task.cancel()
+
+    async def ignore(self, following):
+        """Until the client gives up and closes."""
+        self.proxy.num_silent += 1
+        try:
+            while await following is not None:
+                following = read_request(self.reader)
+        finally:
+            self.proxy.num_silent -= 1
 
     async def exchange(self, request):
         """How the connection goes on: keep, fin, rst or silence."""
@@ -349,7 +364,7 @@ class Connection:
             return await self.send(answer.bytes, "keep")
         data, how = fault.spoil(answer)
         if fault.kind == "drip":
-            return await self.drip(data)
+            return await self.drip(data, fault)
         if fault.kind == "latency":
             await asyncio.sleep(fault.random.uniform(0.05, 0.4))
             await self.send(data[:len(data) // 2], "keep")
@@ -368,7 +383,7 @@ class Connection:
         """The agent hears of a change all the same, or not."""
         if not is_blocking(request) and fault.random.random() < 0.5:
             await self.ask(request)
-        data, is_end = fault.stand_in()
+        data, is_end = fault.stand_in(request.startswith(b"GET "))
         return await self.send(data, "fin" if is_end else "keep")
 
     async def send(self, data, how):
@@ -381,12 +396,15 @@ class Connection:
             reset(self.writer)
         return how
 
-    async def drip(self, data):
-        for at in range(len(data)):
+    async def drip(self, data, fault):
+        """What is left when the fault is over comes at once."""
+        at = 0
+        while at < len(data) and self.proxy.fault is fault:
             self.writer.write(data[at:at + 1])
             await self.writer.drain()
             await asyncio.sleep(0.001 if at % 16 == 0 else 0)
-        return "keep"
+            at += 1
+        return await self.send(data[at:], "keep")
 
 
 async def main():
