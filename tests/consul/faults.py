@@ -11,7 +11,7 @@ the fault strikes and ends. Then, within a bound, each list equals the agent's o
 registration is there. Every 25th round the agent is killed by SIGKILL and started again: "server"
 keeps its state, "dev" forgets. At any time, fault or not:
 
-  - an event without error is a state that the service has had since the last round ended;
+  - an event without error is a state that the service has had in this round or the one before;
   - an empty list is published only of a service that was empty; an error keeps the last list;
   - nothing is in a list that was never registered.
 
@@ -123,32 +123,41 @@ class Service:
         self.is_ours = is_ours          # else it is the registrars'
         self.instances = {}             # id -> text
         self.ever = set()               # all that was ever there, without its status
-        self.allowed = {self.state}     # states since the last round ended
-        self.is_loose = not is_ours     # states and parts of any time may be true
-        self.may_be_empty = not is_ours
+        self.noted = {self.state}       # states of this round
+        self.before = set()             # and of the one before: an answer may be late
+        self.loose_rounds = 0           # more than 0: states and parts of any time may be true
+        self.empty_rounds = 0 if is_ours else 2
 
     @property
     def state(self):
         return frozenset(self.instances.values())
 
+    @property
+    def allowed(self):
+        return self.noted | self.before
+
+    @property
+    def is_loose(self):
+        return not self.is_ours or self.loose_rounds > 0
+
     def put(self, one, port, status, tags):
         text = f"{one} {address_of(one)}:{port} {status} {','.join(sorted(tags))}"
         self.instances[one] = text
         self.ever.add(without_status(text))
-        self.allowed.add(self.state)
+        self.noted.add(self.state)
 
     def remove(self, one):
         del self.instances[one]
-        self.allowed.add(self.state)
+        self.noted.add(self.state)
 
     def settle(self):
-        self.allowed = {self.state}
-        self.is_loose = not self.is_ours
-        self.may_be_empty = False
+        self.before, self.noted = self.noted, {self.state}
+        self.loose_rounds = max(0, self.loose_rounds - 1)
+        self.empty_rounds = max(0, self.empty_rounds - 1)
 
     def loosen(self, may_be_empty):
-        self.is_loose = True
-        self.may_be_empty = self.may_be_empty or may_be_empty
+        self.loose_rounds = 2
+        self.empty_rounds = 2 if may_be_empty else self.empty_rounds
 
 
 def address_of(one):
@@ -166,7 +175,7 @@ class Watch:
         return frozenset(t for t in state if " passing " in t) if self.passing else state
 
     def may_be_empty(self):
-        return (self.service.may_be_empty or self.passing
+        return (self.service.empty_rounds > 0 or self.passing
                 or any(not self.view(a) for a in self.service.allowed))
 
     def judge(self, err, is_known, texts):
@@ -199,7 +208,6 @@ class Program:
         self.left = set()
         self.failure = None
         self.news = asyncio.Event()
-        self.states = {}
         self.stats = {}
         self.recent = collections.deque(maxlen=40)
 
@@ -236,7 +244,9 @@ class Program:
                 self.watches[words[1]].judge(int(words[2]), words[3] == "1", words[4:])
             self.note(line)
         elif words[0] == "state":
-            self.states[words[1]] = (int(words[2]), frozenset(words[4:]))
+            watch = self.watches[words[1]]
+            if (watch.err, watch.texts) != (int(words[2]), frozenset(words[4:])):
+                raise Failure(f"{words[1]}: sdc_instancer_state is not the last event")
         elif words[0] == "stats":
             self.stats = {key: int(value) for key, value in (w.split("=") for w in words[1:])}
         elif words[0] == "left":
@@ -489,9 +499,6 @@ class World:
         for service in self.services.values():
             service.settle()
         await self.program.tell("states")
-        for name, watch in self.program.watches.items():
-            if self.program.states[name] != (0, watch.texts):
-                raise Failure(f"{name}: sdc_instancer_state is not the last event")
         return seconds
 
     # -- rounds
