@@ -11,7 +11,7 @@
      states            an event line for each watch, as sdc_instancer_state has it
      stats             memory, descriptors and counters; see faults_say_stats
      quit              destroys all; so does the end of stdin
-   Each command is answered by a line "done", after what it says; "done COMMAND: why" when it failed.
+   Each command is answered by a line "done" after what it says; "done COMMAND: why" if it failed.
    An event is "event NAME ERR KNOWN" and then for each instance "ID ADDR STATUS TAG,TAG", with tabs
    before each; one that answers `states` begins with "state". "left NAME" follows a leave. */
 #include "../../sdconsul.h"
@@ -178,11 +178,13 @@ static size_t faults_num_descriptors(void)
 static void faults_say_stats(faults_world *w)
 {
     sdc_stats sum = w->gone;
-    size_t num_registered = 0;
+    size_t num_registered = 0, num_tasks = 0, num_connected = 0;
     for (size_t i = 0; i < FAULTS_TASKS_MAX; i++) {
         const faults_one *one = &w->ones[i];
         if (one->name[0] != '\0') {
             faults_add_stats(&sum, faults_task(one));
+            num_tasks++;
+            num_connected += sdc_task_wants(faults_task(one)).fd >= 0 ? 1 : 0;
         }
         if (one->registrar != NULL && sdc_registrar_is_registered(one->registrar)) {
             num_registered++;
@@ -190,13 +192,13 @@ static void faults_say_stats(faults_world *w)
     }
     printf("stats\trss_kib=%lu\tdescriptors=%zu\tlive_bytes=%zu\tlive_blocks=%zu\tallocations=%llu"
            "\trequests=%llu\tfailures=%llu\tchanges=%llu\tconnects=%llu\tregistrations=%llu"
-           "\theartbeats=%llu\tregistered=%zu\n",
+           "\theartbeats=%llu\tregistered=%zu\ttasks=%zu\tconnected=%zu\n",
            faults_rss_kib(), faults_num_descriptors(), w->memory.live_bytes,
            w->memory.live_blocks, (unsigned long long)w->memory.num_calls,
            (unsigned long long)sum.requests, (unsigned long long)sum.failures,
            (unsigned long long)sum.changes, (unsigned long long)sum.connects,
            (unsigned long long)sum.registrations, (unsigned long long)sum.heartbeats,
-           num_registered);
+           num_registered, num_tasks, num_connected);
 }
 
 /* ---- commands -------------------------------------------------------------------------------- */

@@ -15,8 +15,8 @@ keeps its state, "dev" forgets. At any time, fault or not:
   - an empty list is published only of a service that was empty; an error keeps the last list;
   - nothing is in a list that was never registered.
 
-The rounds are shared by the worlds, which run side by side. --seed is printed and repeats the faults
-and changes; which of several connections meets a fault is still a matter of timing.
+The rounds are shared by the worlds, which run side by side. --seed is printed and repeats the
+faults and changes; which of several connections meets a fault is still a matter of timing.
 
 --minutes N is the soak: rounds go on for so long. Once a minute everything is put back as it was at
 the start, rests, and is measured; the end is compared with the first minute."""
@@ -54,7 +54,8 @@ LIVE_MARGIN_BYTES = 64 << 10
 RSS_MARGIN_KIB = 512
 NUDGE_S = 4.0                   # before an agent that lost an update is helped
 SLOW_S = 3.0                    # a round that took longer is told
-REST_S = 4.0                    # until each task has asked again and rests on a connection
+REST_S = 4.0                    # until each task has asked again
+PAUSE_MAX_S = 40.0              # a registrar without TTL that was refused is in no hurry
 
 
 class Failure(Exception):
@@ -561,7 +562,7 @@ class World:
     async def nudge(self):
         """An agent that starts puts checks into its catalog as critical. An update that comes
         while it does so can get lost there: the agent's own state has it, the catalog not until
-        the next full synchronisation, which is minutes away. Another change of it brings it there."""
+        the next full synchronisation, minutes later. Another change of it brings it there."""
         while True:
             await asyncio.sleep(NUDGE_S)
             local = await self.agent.ask("GET", "/v1/agent/checks")
@@ -586,8 +587,15 @@ class World:
         await self.go_home()
         await self.converge("home")
         await asyncio.sleep(REST_S)
-        await self.program.tell("stats")
-        return dict(self.program.stats, rounds=self.num_rounds)
+        end = time.monotonic() + PAUSE_MAX_S
+        while True:
+            await self.program.tell("stats")
+            stats = self.program.stats
+            if stats["connected"] == stats["tasks"]:
+                return dict(stats, rounds=self.num_rounds)
+            if time.monotonic() > end:
+                raise Failure(f"only {stats['connected']} of {stats['tasks']} tasks are connected")
+            await asyncio.sleep(0.1)
 
     async def end(self):
         await self.program.end()

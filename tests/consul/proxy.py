@@ -7,14 +7,22 @@
 
 faults.py uses the class. Fault kinds, and what they do to an exchange or to a connection:
 
-    latency      the answer comes late, and in pieces            drip         one byte at a time
-    cut_head     FIN before the head is whole                    cut_body     FIN in a body by length
-    cut_chunk    FIN inside a chunk                              cut_last     FIN inside the last chunk
-    rst          RST, anywhere from the request on               half_open    silence without FIN for ever
-    status_5xx   500, 502, 503 or 504                            limit        429, without Retry-After
-    limit_after  429 with Retry-After                            garbage      no HTTP, or no JSON
-    refused      nobody listens, live connections are reset      closed       FIN at once, without a word
-    false_empty  200 [] with index 1 to a blocking query         index_back   a lower index
+    latency      the answer comes late, and in two pieces
+    drip         one byte at a time
+    cut_head     FIN before the head is whole
+    cut_body     FIN in a body by length
+    cut_chunk    FIN inside a chunk
+    cut_last     FIN inside the last chunk, the one of length 0
+    rst          RST, anywhere from the request on
+    half_open    silence without FIN for ever, from the request on or inside the answer
+    status_5xx   500, 502, 503 or 504
+    limit        429, without Retry-After
+    limit_after  429 with Retry-After
+    garbage      no HTTP, or no JSON
+    refused      nobody listens, live connections are reset
+    closed       FIN at once, without a word
+    false_empty  200 [] with index 1 to a blocking query
+    index_back   a lower index
 
 The agent's answer is read whole before it is spoiled: bodies here are small, and each named place
 can be hit. Where a fault spoils an answer by one of its own, a coin says whether the agent gets the

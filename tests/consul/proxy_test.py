@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Each fault of the proxy does what its name says, seen from a plain socket: without this the rounds
-of faults.py could pass because nothing was ever spoiled."""
+"""Each fault of the proxy does what its name says, seen from a plain socket: without this the
+rounds of faults.py could pass because nothing was ever spoiled."""
 
 import asyncio
 import re
