@@ -49,7 +49,7 @@ help:
 	@echo 'make test         every hermetic test; ends with N passed, N failed, N skipped'
 	@echo 'make examples     the programs of examples/, into $(B)/'
 	@echo 'make test-consul  contract and end-to-end tests on two real agents (gets them first)'
-	@echo 'make test-cluster  four real agents: killed, cut off, restored; prints how long watches take'
+	@echo 'make test-cluster four real agents: killed, cut off, restored; prints how long watches take'
 	@echo 'make test-faults  500 rounds of faults and changes on two real agents (SEED, ROUNDS, WORLDS)'
 	@echo 'make soak         the same for MINUTES=60; memory and descriptors must not grow'
 	@echo 'make asan         the tests under AddressSanitizer and UBSan'
@@ -149,6 +149,7 @@ test-consul: $(B)/test_contract $(B)/test_consul
 
 test-cluster: $(B)/test_cluster
 	@tests/consul/cluster.py $(B)/test_cluster
+
 $(B)/test_faults: tests/consul/faults.c $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@
 

@@ -283,6 +283,10 @@
    Waits     Two queries in a row that are held for ten seconds or more and then
              cut, as proxies and write timeouts do, halve the wait, down to
              10 s; held ones let it grow again.
+   Registrar One request for each registration, and one more that looks at it
+             where there is no TTL check; a beat each third of the TTL, a tenth
+             earlier at random; else a look each 30 s. Pauses as above, but no
+             longer than 30 s, or half a beat where a TTL is at stake.
    Stale     With max_stale_ms, an answer that is too old is asked again of the
              leader; so is every list that turns empty.
    Deadlines A connection must come up in 5 s for each address, an answer that
