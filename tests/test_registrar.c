@@ -1668,6 +1668,31 @@ static void test_lost_soon_after_an_outage(void)
     rig_deinit(&r);
 }
 
+/* Nor is one that loses it again and again, but each time only after a while. */
+static void test_lost_now_and_then(void)
+{
+    enum { NUM_LOST = 10 };
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    registrar_on(&r, REGISTRAR_VERIFY);
+    for (int i = 0; i < NUM_LOST; i++) {
+        script_times(r.script, 2);
+        script_reply(r.script, 200, NULL, "{}");
+        script_error(r.script, 404, "unknown service ID: web-1");
+    }
+    script_reply(r.script, 200, NULL, "{}");
+    sdc_registrar_desc desc = registrar_desc_plain();
+    desc.verify_ms = 15000;
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 600000);
+    CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), NUM_LOST + 1);
+    for (size_t i = 1; i <= NUM_LOST && test_num_failures() < 5; i++) {
+        const script_request *lost = script_nth_of(r.script, REGISTRAR_VERIFY, 3 * i - 1);
+        CHECK_U64(script_nth_of(r.script, REGISTRAR_REGISTER, i)->at_ms, lost->at_ms);
+    }
+    rig_deinit(&r);
+}
+
 /* Neither is a good registration, where the maintenance that follows is unknown. */
 static void test_no_storm_when_maintenance_is_unknown(void)
 {
@@ -3187,6 +3212,7 @@ static const test_case cases_registrar[] = {
     TEST(test_registrar_without_memory),
     TEST(test_no_storm_when_one_of_two_checks_is_unknown),
     TEST(test_lost_soon_after_an_outage),
+    TEST(test_lost_now_and_then),
     TEST(test_no_storm_when_maintenance_is_unknown),
     TEST(test_beats_go_on_beside_a_refused_maintenance),
     TEST(test_beats_go_on_beside_a_refused_one),
