@@ -31,6 +31,7 @@ SUPPORT  := test world script rig world_agent
 AGENT    := $(basename $(notdir $(filter-out tests/agent/main.c,$(wildcard tests/agent/*.c))))
 CONTRACT := $(basename $(notdir $(wildcard tests/contract/*.c)))
 FUZZERS  := json entries http
+FLEET    := tests/sim/fleet_model.c tests/sim/fleet_ours.c tests/sim/fleet_peers.c
 
 SUPPORT_O  := $(SUPPORT:%=$(B)/support/%.o)
 AGENT_O    := $(AGENT:%=$(B)/agent/%.o)
@@ -40,8 +41,7 @@ VARIANT_X  := $(VARIANTS:%=$(B)/variant_%)
 EXAMPLE_X  := $(EXAMPLES:%=$(B)/%)
 REPLAY_X   := $(FUZZERS:%=$(B)/replay_%)
 
-.PHONY: help demo test test-build asan tsan matrix cross fuzz bench bench-readme guard test-consul \
-    test-cluster test-faults soak examples lint clean
+.PHONY: help demo test test-build asan tsan matrix cross fuzz bench bench-readme guard test-consul \ test-cluster test-faults soak fleet examples lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -52,6 +52,7 @@ help:
 	@echo 'make test-cluster four real agents: killed, cut off, restored; prints how long watches take'
 	@echo 'make test-faults  500 rounds of faults and changes on two real agents (SEED, ROUNDS, WORLDS)'
 	@echo 'make soak         the same for MINUTES=60; memory and descriptors must not grow'
+	@echo 'make fleet        100,000 watches while all agents restart, by simulation (two minutes)'
 	@echo 'make asan         the tests under AddressSanitizer and UBSan'
 	@echo 'make tsan         the tests of threads under ThreadSanitizer'
 	@echo 'make matrix       compilers, standards, optimisation and macros crossed'
@@ -130,8 +131,14 @@ $(B)/fuzz/%.o: fuzz/%.c $(wildcard fuzz/*.h) sdconsul.h | $(B)/fuzz
 $(REPLAY_X): $(B)/replay_%: $(B)/fuzz/fuzz_%.o $(B)/fuzz/replay.o $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $^ -o $@
 
+$(B)/fleet: tests/sim/fleet.c $(FLEET) $(wildcard tests/sim/fleet*.h) $(B)/sdconsul.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) tests/sim/fleet.c $(FLEET) $(B)/sdconsul.o -o $@
+
+$(B)/fleet_test: tests/sim/fleet_test.c $(FLEET) $(wildcard tests/sim/fleet*.h) $(B)/support/test.o $(B)/sdconsul.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) tests/sim/fleet_test.c $(FLEET) $(B)/support/test.o $(B)/sdconsul.o -o $@
+
 TEST_X := $(GROUP_X) $(VARIANT_X) $(B)/self $(B)/self_agent $(B)/self_agent_core $(B)/test_contract $(REPLAY_X) \
-    $(B)/threads $(B)/clock
+    $(B)/threads $(B)/clock $(B)/fleet_test
 
 test-build: $(TEST_X) $(EXAMPLE_X) $(B)/demo
 
@@ -140,7 +147,7 @@ test: test-build
 	    $(B)/group_requests $(B)/group_watch $(B)/group_decoders $(B)/test_contract \
 	    '$(B)/variant_fast first_half' '$(B)/variant_fast second_half' \
 	    $(filter-out $(B)/variant_fast,$(VARIANT_X)) \
-	    $(B)/self $(B)/self_agent 'sh tests/support/self_tap.sh' \
+	    $(B)/fleet_test $(B)/self $(B)/self_agent 'sh tests/support/self_tap.sh' \
 	    $(foreach f,$(FUZZERS),'$(B)/replay_$(f) fuzz/corpus/$(f)') \
 	    'sh tests/test_names.sh' 'sh tests/test_table.sh' $(B)/threads $(B)/clock $(B)/self_agent_core
 
@@ -163,6 +170,9 @@ test-faults: $(B)/test_faults
 
 soak: $(B)/test_faults
 	@$(FAULTS) --minutes $(or $(MINUTES),60)
+
+fleet: $(B)/fleet
+	@$(B)/fleet
 
 asan:
 	@$(MAKE) test B=build/asan TEST_OPT='-O1 -g' OPT='-O1 -g' \
