@@ -23,10 +23,8 @@ typedef struct fleet_scenario {
 
 static void fleet_print_head(void)
 {
-    printf("%-13s%8s%7s%7s%7s%10s%10s%9s%8s%8s%9s%8s\n", "", "peak/s", "times", "times,",
-           "times,", "requests", "refused", "limited", "50 %", "99 %", "100 %", "after");
-    printf("%-13s%8s%7s%7s%7s%10s%10s%9s%8s%8s%9s%8s\n", "rule", "", "", "0.1 s", "agent", "",
-           "connects", "by 429", "s", "s", "s", "s");
+    printf("%-13s%8s%7s%7s%7s%10s%10s%9s%8s%8s%9s%8s\n", "rule", "peak/s", "times", "0.1 s",
+           "agent", "requests", "refused", "429", "50 %", "99 %", "100 %", "after");
 }
 
 static void fleet_print_s(int width, uint64_t ms)
@@ -133,10 +131,13 @@ static bool fleet_show_all(void)
     size_t num_good = 0;
 
     printf("10,000 clients with 10 watches each on 100 agents that answer 500 requests a second "
-           "each;\nall agents go down within a second, and their indexes start over. Times count "
-           "from the first\nagent's end, `after` from the last one's return; `times` is by how "
-           "much requests exceed answers\nin the busiest second, tenth of a second, and second of "
-           "one agent.\n\n");
+           "each;\nall agents go down within a second, and their indexes start over.\n"
+           "peak/s        requests of the busiest second, all agents together\n"
+           "times         that, as many times as they can answer; then the same of a tenth of a "
+           "second,\n              and of one agent\n"
+           "refused       connections that a down agent refused, not among the requests\n"
+           "50 %% .. 100 %% seconds from the first agent's end until so many have converged\n"
+           "after         seconds from the last agent's return until all have\n\n");
     for (size_t i = 0; i < num; i++) {
         num_good += fleet_show(&scenarios[i]) ? 1 : 0;
     }
