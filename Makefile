@@ -41,7 +41,8 @@ VARIANT_X  := $(VARIANTS:%=$(B)/variant_%)
 EXAMPLE_X  := $(EXAMPLES:%=$(B)/%)
 REPLAY_X   := $(FUZZERS:%=$(B)/replay_%)
 
-.PHONY: help demo test test-build asan tsan matrix cross fuzz bench bench-readme guard test-consul \ test-cluster test-faults soak fleet examples lint clean
+.PHONY: help demo test test-build asan tsan matrix cross fuzz bench bench-readme guard test-consul \
+    test-cluster test-faults soak sim fleet examples lint clean
 .DELETE_ON_ERROR:
 
 help:
