@@ -1,0 +1,508 @@
+/* What a seed decides: who takes part, what happens when, and what must be true at the end. */
+#include "story_in.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    STORY_EXCHANGES = 1700, STORY_HOURS = 8, HOUR_MS = 3600000, STORY_ACTS = 3,
+    MEMORY_BASE = 600000, MEMORY_EACH = 60000
+};
+
+/* ---- who takes part -------------------------------------------------------------------------- */
+
+static void on_log(void *user, sdc_log_level level, const sdc_kv *fields, size_t num)
+{
+    char line[600];
+    size_t len = 0;
+    line[0] = '\0';
+    for (size_t i = 0; i < num && len < sizeof line; i++) {
+        len += (size_t)snprintf(line + len, sizeof line - len, " %s=%s", fields[i].key,
+                                fields[i].value);
+    }
+    (void)level;
+    sim_trace(story_now((const story *)user), "log:%s", line);
+}
+
+static void write_address(story *s)
+{
+    size_t len = 0;
+    bool has_names = sim_chance(&s->random, 30);
+    for (uint32_t i = 0; i < s->num_agents; i++) {
+        len += (size_t)snprintf(s->address + len, sizeof s->address - len, "%s%s:%u",
+                                i > 0 ? "," : "", has_names ? model_name(i) : model_ip(i),
+                                (unsigned)MODEL_PORT);
+    }
+    world_resolver_is(s->w, (world_resolver)sim_below(&s->random, 3));
+}
+
+static void make_model(story *s)
+{
+    model_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.kind = (model_kind)sim_below(&s->random, 3);
+    desc.num_agents = desc.kind == MODEL_CLIENT ? sim_between(&s->random, 1, MODEL_AGENTS) : 1;
+    desc.streams = sim_chance(&s->random, 60);
+    desc.keeps_locals = desc.kind != MODEL_DEV && sim_chance(&s->random, 60);
+    desc.chunk_bytes = sim_chance(&s->random, 30) ? sim_between(&s->random, 20, 400) : 0;
+    desc.think_ms = sim_chance(&s->random, 50) ? sim_below(&s->random, 30) : 0;
+    desc.is_plain = sim_chance(&s->random, 20);
+    s->num_agents = desc.num_agents;
+    s->m = model_create(s->w, &s->random, &desc);
+    for (uint32_t i = 0; i < 25; i++) {
+        model_change(s->m, -1);
+    }
+    model_snapshot(s->m);
+}
+
+static void make_client(story *s)
+{
+    sdc_error error;
+    fault_alloc_init(&s->memory);
+    s->allocator = fault_alloc_hook(&s->memory);
+    s->io = drive_io(s);
+    write_address(s);
+    s->client_desc = world_client_desc(s->w, s->address);
+    s->client_desc.io = &s->io;
+    s->client_desc.allocator = &s->allocator;
+    s->client_desc.connect_timeout_ms = sim_between(&s->random, 500, 5000);
+    s->client_desc.request_timeout_ms = sim_between(&s->random, 3000, 15000);
+    s->client_desc.token = sim_chance(&s->random, 50) ? "good-token" : NULL;
+    if (sim_now.is_traced) {
+        s->logger.user = s;
+        s->logger.log = on_log;
+        s->client_desc.logger = &s->logger;
+    }
+    if (sdc_client_create(&s->client_desc, &s->client, &error) != SDC_OK) {
+        sim_fail(story_now(s), "no client: %s", error.message);
+    }
+}
+
+static void story_init(story *s, uint64_t seed)
+{
+    world_desc desc;
+    memset(s, 0, sizeof *s);
+    memset(&desc, 0, sizeof desc);
+    s->seed = seed;
+    s->random.state = seed * 0x9E3779B97F4A7C15u + 1;
+    desc.seed = sim_next(&s->random) | 1;
+    desc.keep_sent_bytes = 1;
+    s->w = world_create(&desc);
+    make_model(s);
+    make_client(s);
+    s->num_watches = sim_between(&s->random, 1, STORY_WATCHES);
+    s->num_keepers = sim_below(&s->random, STORY_KEEPERS + 1);
+    s->change_gap_ms = sim_span(&s->random, 500, 60000);
+    s->fault_gap_ms = sim_span(&s->random, 2000, 120000);
+    s->memory_bound = MEMORY_BASE + (size_t)MEMORY_EACH * (s->num_watches + s->num_keepers);
+    for (uint32_t i = 0; i < s->num_watches; i++) {
+        watch_init(&s->watches[i], s, i);
+    }
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        keeper_init(&s->keepers[i], s, i);
+    }
+}
+
+/* ---- changes and faults ---------------------------------------------------------------------- */
+
+/* Mostly of what somebody watches. */
+static void change_something(story *s)
+{
+    const watch *w = &s->watches[sim_below(&s->random, s->num_watches)];
+    bool is_watched = sim_chance(&s->random, 80);
+    model_change(s->m, is_watched ? (int)model_view(s->m, w->view)->service : -1);
+}
+
+static void on_change(void *user)
+{
+    story *s = (story *)user;
+    if (s->is_calm) {
+        return;
+    }
+    if (sim_chance(&s->random, 10)) {
+        model_flip_check(s->m);
+    } else if (sim_chance(&s->random, 3)) {
+        model_snapshot(s->m);
+    }
+    for (uint32_t n = sim_chance(&s->random, 10) ? sim_below(&s->random, 8) : 0; n > 0; n--) {
+        change_something(s);
+    }
+    change_something(s);
+    world_after(s->w, 1 + sim_below(&s->random, 2 * s->change_gap_ms), on_change, s);
+}
+
+static void on_fault_end(void *user)
+{
+    active_fault *f = (active_fault *)user;
+    if (f->is_used && !f->s->is_calm) {
+        f->is_used = false;
+        model_fault_off(f->s->m, f->agent, f->fault);
+    }
+}
+
+static uint32_t strength_of(sim_random *r, sim_fault fault)
+{
+    switch (fault) {
+    case FAULT_SLOW:
+        return sim_span(r, 1, 3000);
+    case FAULT_RATE:
+        return sim_between(r, 10, 100);
+    case FAULT_NOISE:
+        return sim_between(r, 5, 60);
+    case FAULT_WRITE_TIMEOUT:
+    case FAULT_PROXY_TIMEOUT:
+        return sim_span(r, 500, 60000);
+    default:
+        return 1 + sim_below(r, 1000);
+    }
+}
+
+static void fail_memory(story *s)
+{
+    sim_hit(FAULT_NO_MEMORY);
+    fault_alloc_fail(&s->memory, 1 + sim_below(&s->random, 40), false);
+}
+
+static void begin_fault(story *s, sim_fault fault, uint32_t ms)
+{
+    uint32_t agent = sim_below(&s->random, s->num_agents);
+    /* the network's faults are everybody's, and kept with the first agent */
+    bool is_networks = fault == FAULT_SLOW || fault == FAULT_DRIP || fault == FAULT_SPLIT;
+    agent = is_networks ? 0 : agent;
+    for (uint32_t i = 0; i < STORY_FAULTS; i++) {
+        active_fault *f = &s->faults[i];
+        if (f->is_used && f->agent == agent && f->fault == fault) {
+            return;
+        }
+        if (!f->is_used) {
+            f->s = s;
+            f->is_used = true;
+            f->agent = agent;
+            f->fault = fault;
+            model_fault_on(s->m, agent, fault, strength_of(&s->random, fault));
+            world_after(s->w, ms, on_fault_end, f);
+            return;
+        }
+    }
+}
+
+/* Noise is the richest of them, and comes more often than its share. */
+static void on_fault(void *user)
+{
+    story *s = (story *)user;
+    if (s->is_calm) {
+        return;
+    }
+    sim_fault fault = sim_chance(&s->random, 15) ? FAULT_NOISE
+                                                : (sim_fault)sim_below(&s->random, FAULT_NOISE);
+    uint32_t ms = sim_span(&s->random, 50, 400000);
+    if (fault == FAULT_NO_MEMORY) {
+        fail_memory(s);
+    } else if (fault == FAULT_SLOW || fault == FAULT_DRIP || fault == FAULT_SPLIT) {
+        sim_hit(fault);
+        begin_fault(s, fault, ms);
+    } else if (fault != FAULT_ASLEEP) {
+        if (fault == FAULT_RESOLVER || fault == FAULT_REFUSE) {
+            sim_hit(fault);
+        }
+        begin_fault(s, fault, ms);
+    }
+    world_after(s->w, 1 + sim_below(&s->random, 2 * s->fault_gap_ms), on_fault, s);
+}
+
+static void end_faults(story *s)
+{
+    s->is_calm = true;
+    for (uint32_t i = 0; i < STORY_FAULTS; i++) {
+        s->faults[i].is_used = false;
+    }
+    for (uint32_t agent = 0; agent < s->num_agents; agent++) {
+        for (int fault = 0; fault < NUM_FAULTS; fault++) {
+            model_fault_off(s->m, agent, (sim_fault)fault);
+        }
+    }
+    fault_alloc_fail(&s->memory, 0, false);
+    (void)sdc_client_set_token(s->client, NULL);
+    sim_trace(story_now(s), "all faults are over");
+}
+
+/* ---- what the program does ------------------------------------------------------------------- */
+
+static void set_some_token(story *s)
+{
+    static const char *const tokens[] = { NULL, NULL, "", "good-2", "bad", "blind", "half" };
+    const char *token = tokens[sim_below(&s->random, 7)];
+    sim_trace(story_now(s), "token: %s", token != NULL ? token : "(configured)");
+    (void)sdc_client_set_token(s->client, token);
+}
+
+/* Stopped tasks are destroyed, gone ones made anew. */
+static void renew(story *s)
+{
+    for (uint32_t i = 0; i < s->num_watches; i++) {
+        watch *w = &s->watches[i];
+        if (w->is_stopped) {
+            watch_destroy(w);
+            w->is_stopped = false;
+        }
+        if (w->instancer == NULL) {
+            watch_start(w);
+        }
+    }
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        keeper *k = &s->keepers[i];
+        if (k->is_stopped) {
+            keeper_destroy(k);
+            k->is_stopped = false;
+        }
+        if (k->registrar == NULL) {
+            keeper_start(k);
+        }
+    }
+}
+
+static void act(story *s)
+{
+    uint32_t what = sim_below(&s->random, 100);
+    watch *w = &s->watches[sim_below(&s->random, s->num_watches)];
+    keeper *k = s->num_keepers > 0 ? &s->keepers[sim_below(&s->random, s->num_keepers)] : NULL;
+    if (what < 4) {
+        watch_stop(w);
+    } else if (what < 7) {
+        watch_destroy(w);
+    } else if (what < 10 && k != NULL) {
+        keeper_stop(k);
+    } else if (what < 50 && k != NULL) {
+        keeper_act(k);
+    } else if (what < 55) {
+        set_some_token(s);
+    } else if (what < 60) {
+        sim_hit(FAULT_ASLEEP);
+        world_advance(s->w, sim_span(&s->random, 100, 100000));
+    } else if (what < 70) {
+        watch_check_state(w);
+    }
+}
+
+static void stop_from_elsewhere(void *user)
+{
+    watch *w = (watch *)user;
+    if (!w->s->is_calm) {
+        watch_stop(w);
+    }
+}
+
+static void act_from_elsewhere(void *user)
+{
+    keeper *k = (keeper *)user;
+    if (!k->s->is_calm) {
+        keeper_act(k);
+    }
+}
+
+/* One stretch of time, with what other threads do meanwhile. */
+static void pass_time(story *s, uint32_t most_ms)
+{
+    uint32_t ms = sim_span(&s->random, 200, most_ms);
+    if (sim_chance(&s->random, 4)) {
+        watch *w = &s->watches[sim_below(&s->random, s->num_watches)];
+        world_after(s->w, sim_below(&s->random, ms), stop_from_elsewhere, w);
+    }
+    if (s->num_keepers > 0 && sim_chance(&s->random, 30)) {
+        keeper *k = &s->keepers[sim_below(&s->random, s->num_keepers)];
+        world_after(s->w, sim_below(&s->random, ms), act_from_elsewhere, k);
+    }
+    drive(s, ms);
+}
+
+/* ---- acts ------------------------------------------------------------------------------------ */
+
+static void storm(story *s, uint32_t nth)
+{
+    uint64_t end_ms = story_now(s) + (uint64_t)STORY_HOURS * HOUR_MS / STORY_ACTS;
+    uint64_t exchanges = (uint64_t)STORY_EXCHANGES * (nth + 1) / STORY_ACTS;
+    s->is_calm = false;
+    on_change(s);
+    on_fault(s);
+    while (!sim_has_failed() && story_now(s) < end_ms && sim_now.exchanges < exchanges) {
+        renew(s);
+        act(s);
+        pass_time(s, 400000);
+    }
+}
+
+static void check_truth(const story *s, const char *when)
+{
+    for (uint32_t i = 0; i < s->num_watches; i++) {
+        const watch *w = &s->watches[i];
+        if (!watch_is_true(w)) {
+            sim_fail(story_now(s), "watch %u is not what the model has, %s: %zu instances and %s, "
+                     "not %u", (unsigned)i, when, w->num, test_err_name(w->err),
+                     (unsigned)model_view(s->m, w->view)->num);
+        }
+    }
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        const char *wrong = keeper_wrong(&s->keepers[i]);
+        if (wrong != NULL) {
+            sim_fail(story_now(s), "registrar %u, %s: %s", (unsigned)i, when, wrong);
+        }
+    }
+}
+
+static uint64_t bound_ms(const story *s)
+{
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < s->num_watches; i++) {
+        uint64_t ms = watch_bound_ms(&s->watches[i]);
+        most = ms > most ? ms : most;
+    }
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        uint64_t ms = keeper_bound_ms(&s->keepers[i]);
+        most = ms > most ? ms : most;
+    }
+    return most;
+}
+
+/* Drives for so long, in stretches of several kinds. */
+static void drive_for(story *s, uint64_t ms)
+{
+    uint64_t end_ms = story_now(s) + ms;
+    while (story_now(s) < end_ms && !sim_has_failed()) {
+        uint64_t left_ms = end_ms - story_now(s);
+        uint32_t part_ms = 1000 + sim_below(&s->random, 60000);
+        drive(s, part_ms < left_ms ? part_ms : left_ms);
+    }
+}
+
+/* Once all is well a change is seen at once: all that stands between are the pause of a read that
+   the bucket delays, the agent's own delay, and the quiet that was asked for. */
+static void change_and_see(story *s)
+{
+    uint32_t quiet_ms = 0;
+    for (uint32_t i = 0; i < s->num_watches; i++) {
+        uint32_t ms = s->watches[i].desc.quiet_min_ms * 4;
+        quiet_ms = ms > quiet_ms ? ms : quiet_ms;
+    }
+    change_something(s);
+    drive(s, 1000 + quiet_ms);
+    check_truth(s, "a second after a change");
+}
+
+/* At rest a read comes once in a wait. */
+static void check_rest(story *s)
+{
+    uint64_t before[STORY_WATCHES];
+    for (uint32_t i = 0; i < s->num_watches; i++) {
+        before[i] = s->watches[i].seen.requests;
+    }
+    drive_for(s, 60000);
+    for (uint32_t i = 0; i < s->num_watches; i++) {
+        const watch *w = &s->watches[i];
+        uint32_t wait_ms = w->desc.query.wait_ms != 0 ? w->desc.query.wait_ms : 60000;
+        uint64_t most = 60000 * 10 / (9 * (wait_ms < 10000 ? wait_ms : 10000)) + 3;
+        if (w->seen.requests - before[i] > 2 * most) {
+            sim_fail(story_now(s), "watch %u: %llu reads in a minute at rest", (unsigned)i,
+                     (unsigned long long)(w->seen.requests - before[i]));
+        }
+    }
+}
+
+static void finish_stopping(story *s)
+{
+    renew(s);
+    for (uint32_t i = 0; i < s->num_watches; i++) {
+        s->watches[i].dies_at_event = 0;
+    }
+    drive(s, 4000);
+    renew(s);
+}
+
+static void calm(story *s)
+{
+    end_faults(s);
+    finish_stopping(s);
+    drive_for(s, bound_ms(s));
+    check_truth(s, "long after all faults are over");
+    if (!sim_has_failed()) {
+        check_rest(s);
+        change_and_see(s);
+        change_and_see(s);
+    }
+}
+
+static void stop_all(story *s)
+{
+    for (uint32_t i = 0; i < s->num_watches; i++) {
+        watch_stop(&s->watches[i]);
+    }
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        keeper_stop(&s->keepers[i]);
+    }
+    drive(s, 4000);
+    for (uint32_t i = 0; i < s->num_watches && !sim_has_failed(); i++) {
+        if (!s->watches[i].is_stopped) {
+            sim_fail(story_now(s), "watch %u does not stop", (unsigned)i);
+        }
+    }
+    for (uint32_t i = 0; i < s->num_keepers && !sim_has_failed(); i++) {
+        const keeper *k = &s->keepers[i];
+        if (!k->is_stopped) {
+            sim_fail(story_now(s), "registrar %u does not stop", (unsigned)i);
+        } else if (keeper_is_anywhere(k) != k->desc.keep_on_stop) {
+            sim_fail(story_now(s), "registrar %u has stopped, and its service is %s", (unsigned)i,
+                     k->desc.keep_on_stop ? "gone" : "still there");
+        }
+    }
+}
+
+/* Destroys everything, held events last; nothing may be left. */
+static void story_deinit(story *s)
+{
+    s->is_ending = true;
+    for (uint32_t i = 0; i < s->num_watches; i++) {
+        watch_destroy(&s->watches[i]);
+    }
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        keeper_destroy(&s->keepers[i]);
+    }
+    sdc_client_destroy(s->client);
+    for (uint32_t i = 0; i < STORY_HELD; i++) {
+        if (s->held[i] != NULL && sim_hash_event(s->held[i]) != s->held_hash[i]) {
+            sim_fail(story_now(s), "an event that was held has changed");
+        }
+        sdc_event_release(s->held[i]);
+    }
+    if (s->memory.num_live != 0) {
+        sim_fail(story_now(s), "%zu blocks were never freed", s->memory.num_live);
+    }
+    if (world_seen(s->w)->open_now + world_seen(s->w)->wakers_now +
+        world_seen(s->w)->resolves_now != 0) {
+        sim_fail(story_now(s), "streams, wakers or resolves are left over");
+    }
+    fault_alloc_deinit(&s->memory);
+    sim_now.virtual_ms = story_now(s) - WORLD_START_MS;
+    world_destroy(s->w);
+}
+
+void story_run(uint64_t seed, bool is_traced)
+{
+    static story s;
+    memset(&sim_now, 0, sizeof sim_now);
+    sim_now.is_traced = is_traced;
+    if (!is_traced) {
+        test_expect_failures();         /* the world's reports: they are counted, and looked at */
+    }
+    story_init(&s, seed);
+    for (uint32_t nth = 0; nth < STORY_ACTS && !sim_has_failed(); nth++) {
+        storm(&s, nth);
+        calm(&s);
+    }
+    if (!sim_has_failed()) {
+        stop_all(&s);
+    }
+    story_deinit(&s);
+    if (!is_traced) {
+        (void)test_expected_failures();
+    }
+}
