@@ -177,10 +177,15 @@ static void close_without_answer(peer *p, sim_fault fault)
     world_conn_close(p->conn);
 }
 
-/* What stands in place of an answer. True: it was sent. */
+/* What stands in place of an answer. True: it was sent. Where a 200 is all that an answer says, no
+   client can tell that it comes from somebody else. */
 static bool reply_noise(peer *p)
 {
     sim_fault noise = p->noise;
+    bool is_read = strncmp(p->path, "/v1/health/", 11) == 0;
+    if (!is_read && (noise == NOISE_HTML || noise == NOISE_BAD_JSON || noise == NOISE_BAD_SHAPE)) {
+        return false;
+    }
     switch (noise) {
     case NOISE_GARBAGE:
         text_clear(&p->agent->m->out);
@@ -308,6 +313,7 @@ static void send_list(peer *p, uint64_t index, uint32_t num, bool is_filtered)
         v->num_hidden = 0;
     } else if (is_whole && is_filtered) {
         v->num_hidden++;
+        v->hidden_once_at_ms = now_of(p);
         v->hidden_at_ms = v->num_hidden >= 2 ? now_of(p) : v->hidden_at_ms;
     }
 }

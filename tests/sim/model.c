@@ -486,7 +486,8 @@ static void set_network(model *m)
     if (model_is_on(a, FAULT_SPLIT)) {
         desc.read_max = 1 + a->on[FAULT_SPLIT] % 61;
         desc.write_max = 1 + a->on[FAULT_SPLIT] % 43;
-        desc.again_every = 2 + a->on[FAULT_SPLIT] % 5;
+        /* not each second call: of a write and a read in turn it would always be the same one */
+        desc.again_every = 3 + a->on[FAULT_SPLIT] % 5;
         desc.early_wait_every = 3;
         desc.reset_discards = a->on[FAULT_SPLIT] % 2 != 0;
     }

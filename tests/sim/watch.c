@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { READS_FREE = 3, READ_EVERY_MS = 500 };
+/* One more than the free ones may come: what a slower bucket had not yet filled up counts when it
+   gets faster. */
+enum { READS_FREE = 3, READS_SLACK = 1, READ_EVERY_MS = 500 };
 
 /* ---- options --------------------------------------------------------------------------------- */
 
@@ -97,10 +99,12 @@ uint64_t watch_bound_ms(const watch *w)
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
+/* True it must have been, or hidden by an ACL: twice in a row where instances were known. */
 static bool is_empty_allowed(const watch *w)
 {
     const catalog_view *v = model_view(w->s->m, w->view);
-    return v->num == 0 || v->empty_at_ms >= w->began_ms || v->hidden_at_ms >= w->began_ms;
+    uint64_t hidden_at_ms = w->good_num > 0 ? v->hidden_at_ms : v->hidden_once_at_ms;
+    return v->num == 0 || v->empty_at_ms >= w->began_ms || hidden_at_ms >= w->began_ms;
 }
 
 static void check_list(const watch *w, const sdc_event *e, uint64_t hash)
@@ -239,7 +243,7 @@ void watch_start(watch *w)
     w->is_stopping = false;
     w->is_stopped = false;
     w->began_ms = now_ms;
-    w->credit_ms = READS_FREE * READ_EVERY_MS;
+    w->credit_ms = (READS_FREE + READS_SLACK) * READ_EVERY_MS;
     w->credit_at_ms = now_ms;
     w->not_before_ms = 0;
     w->failing_since_ms = 0;
@@ -305,7 +309,7 @@ void watch_on_result(watch *w, sdc_err result)
 
 static void spend(watch *w, uint64_t now_ms)
 {
-    uint64_t most = READS_FREE * READ_EVERY_MS;
+    uint64_t most = (READS_FREE + READS_SLACK) * READ_EVERY_MS;
     w->credit_ms += now_ms - w->credit_at_ms;
     w->credit_ms = w->credit_ms < most ? w->credit_ms : most;
     w->credit_at_ms = now_ms;
