@@ -171,7 +171,7 @@ static void put(writer *w, const char *text)
     if (w->len + len >= w->cap) {
         abort();
     }
-    memcpy(w->bytes + w->len, text, len + 1);
+    memcpy(w->bytes + w->len, text, len);
     w->len += len;
 }
 
@@ -185,16 +185,17 @@ static void put_number(writer *w, uint64_t number)
 /* Only what our tags and ids hold needs escaping. */
 static void put_string(writer *w, const char *text)
 {
-    put(w, "\"");
-    for (const char *p = text; *p != '\0'; p++) {
-        char one[3] = { *p, '\0', '\0' };
-        if (*p == '"' || *p == '\\') {
-            one[0] = '\\';
-            one[1] = *p;
-        }
-        put(w, one);
+    if (w->len + 2 * strlen(text) + 3 > w->cap) {
+        abort();
     }
-    put(w, "\"");
+    w->bytes[w->len++] = '"';
+    for (const char *p = text; *p != '\0'; p++) {
+        if (*p == '"' || *p == '\\') {
+            w->bytes[w->len++] = '\\';
+        }
+        w->bytes[w->len++] = *p;
+    }
+    w->bytes[w->len++] = '"';
 }
 
 static void put_check(writer *w, const catalog_instance *c, const char *id, const char *status,

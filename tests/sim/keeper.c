@@ -10,12 +10,12 @@ enum { REQUEST = 1000 };            /* of credit                                
 
 static void add_check(keeper *k, bool is_ttl)
 {
-    static const uint32_t ttls[] = { 3000, 10000, 10000, 30000, 60000 };
+    static const uint32_t ttls[] = { 10000, 15000, 30000, 30000, 60000, 60000, 90000, 3000 };
     sim_random *r = &k->s->random;
     sdc_check *c = &k->checks[k->desc.registration.num_checks++];
     if (is_ttl) {
         uint32_t nth = k->num_ttl++;
-        c->ttl_ms = ttls[sim_below(r, 5)];
+        c->ttl_ms = ttls[sim_below(r, sim_chance(r, 20) ? 8 : 7)];
         c->status = sim_chance(r, 30) ? SDC_STATUS_WARNING : SDC_STATUS_UNSET;
         c->deregister_critical_after_ms = sim_chance(r, 20) ? 60000 : sim_chance(r, 10) ? SDC_NEVER
                                                                                       : 0;
@@ -194,12 +194,10 @@ static void grant(keeper *k, uint64_t num)
     k->credit += num * REQUEST;
 }
 
-static void set_status(keeper *k)
+static void set_status(keeper *k, sdc_status status)
 {
-    sim_random *r = &k->s->random;
-    sdc_status status = (sdc_status)(1 + sim_below(r, 3));
     char output[24];
-    (void)snprintf(output, sizeof output, "note \"%u\"", (unsigned)sim_below(r, 1000));
+    (void)snprintf(output, sizeof output, "note \"%u\"", (unsigned)sim_below(&k->s->random, 1000));
     sdc_err err = sdc_registrar_set_status(k->registrar, NULL, status, output);
     if (err == SDC_ERR_NOMEM) {
         /* which of them got it is not known: set again, and so on until it works */
@@ -224,7 +222,7 @@ void keeper_act(keeper *k)
         return;
     }
     if (k->num_ttl > 0 && sim_chance(&k->s->random, 80)) {
-        set_status(k);
+        set_status(k, (sdc_status)(1 + sim_below(&k->s->random, 3)));
         return;
     }
     bool on = !k->in_maintenance;
@@ -235,6 +233,16 @@ void keeper_act(keeper *k)
         sim_trace(story_now(k->s), "registrar %u: maintenance %d", (unsigned)k->nth, on);
     } else if (err != SDC_ERR_NOMEM) {
         sim_fail(story_now(k->s), "set_maintenance: %s", test_err_name(err));
+    }
+}
+
+void keeper_heal(keeper *k)
+{
+    for (uint32_t i = 0; i < k->num_ttl; i++) {
+        if (k->status[i] == SDC_STATUS_CRITICAL && k->registrar != NULL && !k->is_stopping) {
+            set_status(k, SDC_STATUS_PASSING);
+            return;
+        }
     }
 }
 

@@ -480,7 +480,7 @@ static void set_network(model *m)
     desc.latency_ms = a->on[FAULT_SLOW];
     desc.keep_sent_bytes = 1;
     if (model_is_on(a, FAULT_DRIP)) {
-        desc.run_bytes = 1 + a->on[FAULT_DRIP] % 97;
+        desc.run_bytes = a->on[FAULT_DRIP] % 8 == 0 ? 1 : 20 + a->on[FAULT_DRIP] % 97;
         desc.run_ms = 1 + a->on[FAULT_DRIP] % 3;
     }
     if (model_is_on(a, FAULT_SPLIT)) {

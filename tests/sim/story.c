@@ -93,8 +93,8 @@ static void story_init(story *s, uint64_t seed)
     make_client(s);
     s->num_watches = sim_between(&s->random, 1, STORY_WATCHES);
     s->num_keepers = sim_below(&s->random, STORY_KEEPERS + 1);
-    s->change_gap_ms = sim_span(&s->random, 500, 60000);
-    s->fault_gap_ms = sim_span(&s->random, 2000, 120000);
+    s->change_gap_ms = sim_span(&s->random, 1000, 120000);
+    s->fault_gap_ms = sim_span(&s->random, 4000, 240000);
     s->memory_bound = MEMORY_BASE + (size_t)MEMORY_EACH * (s->num_watches + s->num_keepers);
     for (uint32_t i = 0; i < s->num_watches; i++) {
         watch_init(&s->watches[i], s, i);
@@ -224,6 +224,9 @@ static void end_faults(story *s)
     }
     fault_alloc_fail(&s->memory, 0, false);
     (void)sdc_client_set_token(s->client, NULL);
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        keeper_heal(&s->keepers[i]);
+    }
     sim_trace(story_now(s), "all faults are over");
 }
 
@@ -262,6 +265,21 @@ static void renew(story *s)
     }
 }
 
+/* The program does not step for a while; what is to stop cannot do so before. */
+static void sleep_over(story *s)
+{
+    uint64_t before_ms = story_now(s);
+    sim_hit(FAULT_ASLEEP);
+    world_advance(s->w, sim_span(&s->random, 100, 100000));
+    uint64_t slept_ms = story_now(s) - before_ms;
+    for (uint32_t i = 0; i < s->num_watches; i++) {
+        s->watches[i].stopped_ms += slept_ms;
+    }
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        s->keepers[i].stopped_ms += slept_ms;
+    }
+}
+
 static void act(story *s)
 {
     uint32_t what = sim_below(&s->random, 100);
@@ -278,8 +296,7 @@ static void act(story *s)
     } else if (what < 55) {
         set_some_token(s);
     } else if (what < 60) {
-        sim_hit(FAULT_ASLEEP);
-        world_advance(s->w, sim_span(&s->random, 100, 100000));
+        sleep_over(s);
     } else if (what < 70) {
         watch_check_state(w);
     }

@@ -27,7 +27,7 @@ typedef struct watch {
     sdc_task          *task;
     bool               may_call;    /* the subscriber: not after stop or destroy                */
     bool               is_stopping;
-    uint64_t           began_ms, stopped_ms;
+    uint64_t           began_ms, stopped_ms;    /* of a stop that is seen late: when it could be */
     bool               is_stopped;
     uint32_t           dies_at_event;       /* counts down: a callback stops or destroys it     */
     /* the newest event */
@@ -124,6 +124,7 @@ void keeper_init(keeper *k, story *s, uint32_t nth);
 void keeper_start(keeper *k);
 void keeper_look(keeper *k);
 void keeper_act(keeper *k);         /* sets a status, or the maintenance mode                   */
+void keeper_heal(keeper *k);        /* nothing is critical any more: agents reap what is        */
 void keeper_stop(keeper *k);
 void keeper_destroy(keeper *k);
 void keeper_on_result(keeper *k, sdc_err result);
