@@ -196,7 +196,8 @@ static void on_fault(void *user)
     }
     sim_fault fault = sim_chance(&s->random, 15) ? FAULT_NOISE
                                                 : (sim_fault)sim_below(&s->random, FAULT_NOISE);
-    uint32_t ms = sim_span(&s->random, 50, 400000);
+    bool is_slow = fault == FAULT_DRIP || fault == FAULT_SPLIT;
+    uint32_t ms = sim_span(&s->random, 50, is_slow ? 60000 : 400000);
     if (fault == FAULT_NO_MEMORY) {
         fail_memory(s);
     } else if (fault == FAULT_SLOW || fault == FAULT_DRIP || fault == FAULT_SPLIT) {

@@ -401,6 +401,9 @@ static uint64_t world_next(world *w)
 uint64_t world_next_ms(const world *w)
 {
     uint64_t at_ms = UINT64_MAX;
+    if (w->num_events > 0 && w->events[0].kind != WORLD_EV_NONE) {
+        return w->events[0].at_ms;
+    }
     for (size_t i = 0; i < w->num_events; i++) {
         if (w->events[i].kind != WORLD_EV_NONE && w->events[i].at_ms < at_ms) {
             at_ms = w->events[i].at_ms;
