@@ -32,6 +32,7 @@ AGENT    := $(basename $(notdir $(filter-out tests/agent/main.c,$(wildcard tests
 CONTRACT := $(basename $(notdir $(wildcard tests/contract/*.c)))
 FUZZERS  := json entries http
 FLEET    := tests/sim/fleet_model.c tests/sim/fleet_ours.c tests/sim/fleet_peers.c
+SIM      := catalog model answer locals watch keeper drive story
 
 SUPPORT_O  := $(SUPPORT:%=$(B)/support/%.o)
 AGENT_O    := $(AGENT:%=$(B)/agent/%.o)
@@ -40,6 +41,7 @@ GROUP_X    := $(GROUPS:%=$(B)/group_%)
 VARIANT_X  := $(VARIANTS:%=$(B)/variant_%)
 EXAMPLE_X  := $(EXAMPLES:%=$(B)/%)
 REPLAY_X   := $(FUZZERS:%=$(B)/replay_%)
+SIM_O      := $(SIM:%=$(B)/sim_o/%.o) $(B)/support/test.o $(B)/support/world.o
 
 .PHONY: help demo test test-build asan tsan matrix cross fuzz bench bench-readme guard test-consul \
     test-cluster test-faults soak sim fleet examples lint clean
@@ -49,6 +51,7 @@ help:
 	@echo 'make demo         three instances, an agent and a watch: the main job in a few seconds'
 	@echo 'make test         every hermetic test; ends with N passed, N failed, N skipped'
 	@echo 'make examples     the programs of examples/, into $(B)/'
+	@echo 'make sim          SEEDS=20000 stories on a simulated world, from seed FROM=1 on'
 	@echo 'make test-consul  contract and end-to-end tests on two real agents (gets them first)'
 	@echo 'make test-cluster four real agents: killed, cut off, restored; prints how long watches take'
 	@echo 'make test-faults  500 rounds of faults and changes on two real agents (SEED, ROUNDS, WORLDS)'
@@ -67,7 +70,7 @@ help:
 
 # ---- objects -------------------------------------------------------------------------------------
 
-$(B) $(B)/support $(B)/agent $(B)/contract $(B)/fuzz:
+$(B) $(B)/support $(B)/agent $(B)/contract $(B)/fuzz $(B)/sim_o:
 	@mkdir -p $@
 
 $(B)/sdconsul.o: examples/sdconsul.c sdconsul.h | $(B)
@@ -140,12 +143,28 @@ $(B)/fleet_test: tests/sim/fleet_test.c $(FLEET) $(wildcard tests/sim/fleet*.h) 
 
 TEST_X := $(GROUP_X) $(VARIANT_X) $(B)/self $(B)/self_agent $(B)/self_agent_core $(B)/test_contract $(REPLAY_X) \
     $(B)/threads $(B)/clock $(B)/fleet_test
+# the model and the stories are the same for both: the library, and the library with a broken rule
+$(B)/sim_o/%.o: tests/sim/%.c $(wildcard tests/sim/*.h tests/support/*.h) sdconsul.h | $(B)/sim_o
+	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) -c $< -o $@
+$(B)/sim: $(B)/sim_o/main.o $(SIM_O) $(B)/sdconsul.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) $^ -o $@ -lpthread
+$(B)/sim_o/broken.h: tests/sim/break.sh sdconsul.h | $(B)/sim_o
+	$(Q)sh tests/sim/break.sh sdconsul.h $@
+$(B)/sim_o/broken.o: $(B)/sim_o/broken.h
+	$(Q)$(CC) $(CFLAGS_ALL) -O0 -g -DSDCONSUL_IMPLEMENTATION -x c -c $< -o $@
+$(B)/sim_breaks: tests/sim/main.c $(SIM_O) $(B)/sim_o/broken.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) -DSIM_BREAKS $^ -o $@ -lpthread
+.PHONY: sim
+sim: $(B)/sim
+	@$(B)/sim --jobs $(JOBS) --from $(or $(FROM),1) $(or $(SEEDS),20000)
+    $(B)/threads $(B)/clock $(B)/sim $(B)/sim_breaks
 
 test-build: $(TEST_X) $(EXAMPLE_X) $(B)/demo
 
 test: test-build
 	@SDC_JSON_SUITE="$(SUITE)" CC="$(CC)" CXX="$(CXX)" B="$(B)" sh tests/support/tap.sh -j $(JOBS) \
-	    $(B)/group_requests $(B)/group_watch $(B)/group_decoders $(B)/test_contract \
+	    '$(B)/sim --tap 300' $(B)/group_requests $(B)/group_watch $(B)/group_decoders \
+	    $(B)/test_contract $(B)/sim_breaks \
 	    '$(B)/variant_fast first_half' '$(B)/variant_fast second_half' \
 	    $(filter-out $(B)/variant_fast,$(VARIANT_X)) \
 	    $(B)/fleet_test $(B)/self $(B)/self_agent 'sh tests/support/self_tap.sh' \

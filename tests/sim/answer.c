@@ -299,6 +299,24 @@ static uint32_t put_list(model_text *t, const peer *p, const catalog *c, catalog
     return num;
 }
 
+/* An ACL that hides everything makes an empty list true enough: at once where nothing is known, else
+   when the library has asked again. */
+static void note_emptiness(catalog_view *v, uint32_t num, bool is_whole, bool is_filtered,
+                           uint64_t now_ms)
+{
+    if (num > 0) {
+        v->num_empty = 0;
+        v->is_hidden = false;
+    } else if (is_whole) {
+        v->num_empty++;
+        v->is_hidden = v->is_hidden || is_filtered;
+    }
+    if (num == 0 && is_whole && v->is_hidden) {
+        v->hidden_once_at_ms = now_ms;
+        v->hidden_at_ms = v->num_empty >= 2 ? now_ms : v->hidden_at_ms;
+    }
+}
+
 static void send_list(peer *p, uint64_t index, uint32_t num, bool is_filtered)
 {
     model *m = p->agent->m;
@@ -309,13 +327,7 @@ static void send_list(peer *p, uint64_t index, uint32_t num, bool is_filtered)
     bool is_whole = reply(p, 200, headers.bytes, m->body.bytes, m->body.len);
     free(headers.bytes);
     v->was_emptied = num == 0 || (!is_whole && v->was_emptied);
-    if (num > 0) {
-        v->num_hidden = 0;
-    } else if (is_whole && is_filtered) {
-        v->num_hidden++;
-        v->hidden_once_at_ms = now_of(p);
-        v->hidden_at_ms = v->num_hidden >= 2 ? now_of(p) : v->hidden_at_ms;
-    }
+    note_emptiness(v, num, is_whole, is_filtered, now_of(p));
 }
 
 /* What is true for this reader. */

@@ -75,8 +75,9 @@ typedef struct catalog_view {
     uint64_t   hash;                /* the present one                                          */
     uint32_t   num;
     uint64_t   empty_at_ms;         /* when the truth was last seen empty; 0 never              */
-    /* answers that an ACL emptied, in a row, of those that went out whole */
-    uint32_t   num_hidden;
+    /* empty answers in a row, of those that went out whole; whether an ACL emptied one of them */
+    uint32_t   num_empty;
+    bool       is_hidden;
     uint64_t   hidden_once_at_ms;   /* when there was one last, and when two in a row; 0 never  */
     uint64_t   hidden_at_ms;
     bool       was_emptied;         /* the newest answer was empty, for whatever reason         */

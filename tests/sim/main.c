@@ -3,8 +3,10 @@
      sim --seed N [--trace]                one story, and all that happens in it
      sim [--from N] [--jobs J] SEEDS       so many, on J cores; figures at the end
      sim --tap SEEDS                       the same as a test program
-     sim --break N ...                     with that rule broken (a program made by break.sh): the
-                                           first seed that notices ends it, and is a success
+
+   Built with SIM_BREAKS, on the header that break.sh makes:
+     sim_breaks                            as a test program: each rule broken, until a seed notices
+     sim_breaks --break N --seed M --trace one of these stories
 
    Stories run in children: one that crashes or hangs is a failing seed like others. */
 #include "../support/test.h"
@@ -21,7 +23,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_JOBS = 64, SEED_SECONDS = 30, SHOWN_FAILURES = 20 };
+enum { MAX_JOBS = 64, SEED_SECONDS = 30, SHOWN_FAILURES = 20, BREAK_SEEDS = 300, WHOLE_SEEDS = 10 };
+
+#ifdef SIM_BREAKS
+extern int sdci_broken;
+extern const char *const sdci_rules[];
+#endif
 
 sim_report sim_now;
 
@@ -84,6 +91,7 @@ typedef struct shared {             /* between the children                     
 typedef struct options {
     uint64_t seed, from, seeds;
     uint32_t jobs;
+    int      rule;                  /* the broken one, 0 none                                   */
     bool     has_seed, is_traced, is_tap, ends_at_first;
     const char *program;
 } options;
@@ -97,8 +105,12 @@ static uint64_t cpu_now_us(void)
 
 static void print_failure(const options *o, uint64_t seed, const char *what, uint64_t at_ms)
 {
-    printf("seed %llu: invariant: %s, at %llu ms; replay: %s --seed %llu --trace\n",
-           (unsigned long long)seed, what, (unsigned long long)at_ms, o->program,
+    char rule[24] = "";
+    if (o->rule != 0) {
+        (void)snprintf(rule, sizeof rule, " --break %d", o->rule);
+    }
+    printf("seed %llu: invariant: %s, at %llu ms; replay: %s%s --seed %llu --trace\n",
+           (unsigned long long)seed, what, (unsigned long long)at_ms, o->program, rule,
            (unsigned long long)seed);
     fflush(stdout);
 }
@@ -222,25 +234,34 @@ static void print_figures(shared *sh, double seconds)
            (double)sh->exchanges / (double)n, (double)sh->events / (double)n,
            (double)sh->virtual_ms / (double)n / 3600000);
     for (int i = 0; i < NUM_FAULTS; i++) {
+        if (i == FAULT_NOISE) {
+            continue;               /* counted by its kinds                                     */
+        }
         printf("  %-18s %10llu hits in %llu stories\n", sim_fault_name((sim_fault)i),
                (unsigned long long)sh->hits[i], (unsigned long long)sh->stories_hit[i]);
     }
 }
 
-static int run_many(const options *o)
+static shared *run_seeds(const options *o)
 {
     size_t size = sizeof(shared) + (o->seeds + 1) * sizeof(uint32_t);
     shared *sh = (shared *)mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
                                 -1, 0);
-    struct timespec began, ended;
     if (sh == MAP_FAILED) {
         perror("mmap");
-        return 1;
+        exit(1);
     }
     sh->next = o->from;
     sh->end = o->from + o->seeds;
-    clock_gettime(CLOCK_MONOTONIC, &began);
     run_children(o, sh);
+    return sh;
+}
+
+static int run_many(const options *o)
+{
+    struct timespec began, ended;
+    clock_gettime(CLOCK_MONOTONIC, &began);
+    shared *sh = run_seeds(o);
     clock_gettime(CLOCK_MONOTONIC, &ended);
     if (o->is_tap) {
         printf("%llu passed, %llu failed, 0 skipped\n",
@@ -251,6 +272,41 @@ static int run_many(const options *o)
     }
     return sh->failed > 0 ? 1 : 0;
 }
+
+/* ---- broken rules ---------------------------------------------------------------------------- */
+
+#ifdef SIM_BREAKS
+/* Whether the stories tell the header with this rule broken from a whole one. */
+static bool is_noticed(const options *given, int rule)
+{
+    options o = *given;
+    o.rule = rule;
+    o.seeds = rule != 0 ? BREAK_SEEDS : WHOLE_SEEDS;
+    o.ends_at_first = true;
+    sdci_broken = rule;
+    shared *sh = run_seeds(&o);
+    bool has_failed = sh->failed > 0;
+    if (rule != 0) {
+        printf("%s %d: %s: %s after %llu stories\n", has_failed ? "ok" : "FAILED", rule,
+               sdci_rules[rule - 1], has_failed ? "noticed" : "not noticed",
+               (unsigned long long)sh->done);
+    }
+    return has_failed;
+}
+
+static int run_breaks(const options *o)
+{
+    int passed = is_noticed(o, 0) ? 0 : 1;
+    int failed = 1 - passed;
+    for (int rule = 1; sdci_rules[rule - 1] != NULL; rule++) {
+        bool is_good = is_noticed(o, rule);
+        passed += is_good ? 1 : 0;
+        failed += is_good ? 0 : 1;
+    }
+    printf("%d passed, %d failed, 0 skipped\n", passed, failed);
+    return failed > 0 ? 1 : 0;
+}
+#endif
 
 /* ---- one story ------------------------------------------------------------------------------- */
 
@@ -278,30 +334,43 @@ static uint64_t number_at(int argc, char **argv, int i)
     return i < argc ? strtoull(argv[i], NULL, 10) : 0;
 }
 
+static void read_options(options *o, int argc, char **argv)
+{
+    o->program = argv[0];
+    o->from = 1;
+    o->jobs = 1;
+    o->seeds = 300;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--seed") == 0) {
+            o->has_seed = true;
+            o->seed = number_at(argc, argv, ++i);
+        } else if (strcmp(argv[i], "--trace") == 0) {
+            o->is_traced = true;
+        } else if (strcmp(argv[i], "--from") == 0) {
+            o->from = number_at(argc, argv, ++i);
+        } else if (strcmp(argv[i], "--jobs") == 0) {
+            o->jobs = (uint32_t)number_at(argc, argv, ++i);
+        } else if (strcmp(argv[i], "--break") == 0) {
+            o->rule = (int)number_at(argc, argv, ++i);
+        } else if (strcmp(argv[i], "--tap") == 0) {
+            o->is_tap = true;
+        } else {
+            o->seeds = number_at(argc, argv, i);
+        }
+    }
+    o->jobs = o->jobs < 1 ? 1 : o->jobs > MAX_JOBS ? MAX_JOBS : o->jobs;
+}
+
 int main(int argc, char **argv)
 {
     options o;
     memset(&o, 0, sizeof o);
-    o.program = argv[0];
-    o.from = 1;
-    o.jobs = 1;
-    o.seeds = 300;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--seed") == 0) {
-            o.has_seed = true;
-            o.seed = number_at(argc, argv, ++i);
-        } else if (strcmp(argv[i], "--trace") == 0) {
-            o.is_traced = true;
-        } else if (strcmp(argv[i], "--from") == 0) {
-            o.from = number_at(argc, argv, ++i);
-        } else if (strcmp(argv[i], "--jobs") == 0) {
-            o.jobs = (uint32_t)number_at(argc, argv, ++i);
-        } else if (strcmp(argv[i], "--tap") == 0) {
-            o.is_tap = true;
-        } else {
-            o.seeds = number_at(argc, argv, i);
-        }
+    read_options(&o, argc, argv);
+#ifdef SIM_BREAKS
+    sdci_broken = o.rule;
+    if (!o.has_seed) {
+        return run_breaks(&o);
     }
-    o.jobs = o.jobs < 1 ? 1 : o.jobs > MAX_JOBS ? MAX_JOBS : o.jobs;
+#endif
     return o.has_seed ? run_one(&o) : run_many(&o);
 }

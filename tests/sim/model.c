@@ -117,7 +117,8 @@ void model_expect_no_index(model *m, uint32_t view)
 void model_forget_reads(model *m, uint32_t view)
 {
     m->expects_no_index[view] = true;
-    m->views[view].num_hidden = 0;
+    m->views[view].num_empty = 0;
+    m->views[view].is_hidden = false;
 }
 
 void model_tell_filled(model *m, uint32_t view, bool is_filled)
@@ -164,6 +165,7 @@ uint64_t model_index_for(const peer *p)
     const catalog *c = model_seen_by(p);
     const catalog_service *s = &c->services[p->agent->m->views[p->view].service];
     if (model_is_on(p->agent, FAULT_GLOBAL_INDEX)) {
+        sim_hit(FAULT_GLOBAL_INDEX);
         return c->index;
     }
     if (s->num > 0 || (is_streamed(p) && s->index != 0)) {

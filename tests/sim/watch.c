@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* One more than the free ones may come: what a slower bucket had not yet filled up counts when it
+/* Two more than the free ones may come: what a slower bucket had not yet filled up counts when it
    gets faster. */
-enum { READS_FREE = 3, READS_SLACK = 1, READ_EVERY_MS = 500 };
+enum { READS_FREE = 3, READS_SLACK = 2, READ_EVERY_MS = 500 };
 
 /* ---- options --------------------------------------------------------------------------------- */
 

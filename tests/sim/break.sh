@@ -1,0 +1,87 @@
+#!/bin/sh
+# break.sh HEADER OUT: writes HEADER to OUT with a switch `sdci_broken` that breaks one rule at a
+# time, so that the simulator can show that it notices (build/sim_breaks). 0 breaks none.
+#
+# Each rule is a line: its name, a line of the header, and what stands there instead; without the
+# white space at both ends. A line that is not in the header exactly once is an error: the rule has
+# moved, and its line here wants to move along. BROKEN is true while this line's rule is broken.
+set -eu
+header=$1
+out=$2
+rules=$(mktemp "${TMPDIR:-/tmp}/rules.XXXXXX")
+trap 'rm -f "$rules"' EXIT
+
+cat >"$rules" <<'END'
+a body whose index went backwards is published
+    if (sdci_instancer_went_backwards(i)) {
+    if (sdci_instancer_went_backwards(i) && !BROKEN) {
+an emptied list is published without a second read
+    if (would_empty && i->read != SDCI_READ_CONFIRM) {
+    if (would_empty && i->read != SDCI_READ_CONFIRM && !BROKEN) {
+the read after an error has the index of before
+    sdci_instancer_pause(i, SDCI_READ_FIRST, sdci_instancer_pause_ms(i, err, leaves));
+    sdci_instancer_pause(i, BROKEN ? SDCI_READ_BLOCKING : SDCI_READ_FIRST, sdci_instancer_pause_ms(i, err, leaves)); i->index = BROKEN ? i->asked_index : 0;
+the bucket never refuses
+    uint64_t num = (now_ms - bucket->filled_at_ms) / bucket->every_ms;
+    uint64_t num = (now_ms - bucket->filled_at_ms) / bucket->every_ms + (BROKEN ? 3 : 0);
+the pause after a failure never grows
+    span *= 2;
+    span *= BROKEN ? 1 : 2;
+a heartbeat that is answered by 404 changes nothing
+    bool is_forgotten = err == SDC_ERR_STATUS && sdci_answer_says_unknown(&r->task.answer) &&
+    bool is_forgotten = !BROKEN && err == SDC_ERR_STATUS && sdci_answer_says_unknown(&r->task.answer) &&
+a status that is set while nothing is registered is lost
+    beat->status = mail.status;
+    beat->status = BROKEN && sdci_atomic_get(&r->is_registered) == 0 ? beat->status : mail.status;
+a read has no deadline
+    if (err == SDC_AGAIN && !call->has_more && now_ms >= call->deadline_ms) {
+    if (err == SDC_AGAIN && !call->has_more && now_ms >= call->deadline_ms && !BROKEN) {
+an answer with the index that was sent is not looked at
+    bool would_empty = num == 0 && sdci_cache_newest(i->cache)->num_instances > 0;
+    bool would_empty = num == 0 && sdci_cache_newest(i->cache)->num_instances > 0; if (BROKEN && i->read == SDCI_READ_BLOCKING && i->task.answer.index == i->index) { sdci_instancer_pause(i, SDCI_READ_BLOCKING, 0); return SDC_OK; }
+subscribers hear of a watch that was stopped
+    i->cache->mute = &i->task.is_stopping;
+    i->cache->mute = BROKEN ? NULL : &i->task.is_stopping;
+a refusal is asked again at once
+    bool is_slow = !leaves && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
+    bool is_slow = !BROKEN && !leaves && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
+stopping a registrar has no bound
+    if (err == SDC_AGAIN && r->task.now_ms < r->stop_at_ms) {
+    if (err == SDC_AGAIN && (BROKEN || r->task.now_ms < r->stop_at_ms)) {
+END
+
+awk '
+    function trim(s) { gsub(/^[ \t]+|[ \t]+$/, "", s); return s }
+    FNR == NR {
+        if (FNR % 3 == 1) { n++; name[n] = $0 }
+        else if (FNR % 3 == 2) { anchor[n] = trim($0) }
+        else { change[n] = trim($0); gsub(/BROKEN/, "(sdci_broken == " n ")", change[n]) }
+        next
+    }
+    {
+        line = trim($0)
+        for (i = 1; i <= n; i++) {
+            if (line == anchor[i]) { seen[i]++; $0 = change[i] }
+        }
+        print
+        if (line == "#define SDCONSUL_IMPLEMENTATION_INCLUDED") {
+            print "extern int sdci_broken;"
+            print "extern const char *const sdci_rules[];"
+            print "int sdci_broken;"
+            print "const char *const sdci_rules[] = {"
+            for (i = 1; i <= n; i++) { print "    \"" name[i] "\"," }
+            print "    0"
+            print "};"
+            has_switch = 1
+        }
+    }
+    END {
+        for (i = 1; i <= n; i++) {
+            if (seen[i] != 1) {
+                print "break.sh: " seen[i] + 0 " lines of the header are: " anchor[i] > "/dev/stderr"
+                failed = 1
+            }
+        }
+        if (!has_switch) { print "break.sh: no place for the switch" > "/dev/stderr" }
+        exit failed || !has_switch
+    }' "$rules" "$header" >"$out" || { rm -f "$out"; exit 1; }
