@@ -326,6 +326,8 @@ static void send_list(peer *p, uint64_t index, uint32_t num, bool is_filtered)
     put_read_headers(&headers, p, index, is_filtered);
     bool is_whole = reply(p, 200, headers.bytes, m->body.bytes, m->body.len);
     free(headers.bytes);
+    uint64_t counted = index == 0 ? 1 : index;      /* as Consul's rules for clients have it    */
+    v->is_backwards = is_whole && counted < p->index && !model_is_on(p->agent, FAULT_INDEX_NONE);
     v->was_emptied = num == 0 || (!is_whole && v->was_emptied);
     note_emptiness(v, num, is_whole, is_filtered, now_of(p));
 }
@@ -481,6 +483,7 @@ static void serve_read(peer *p)
     p->index = number_of(p, "index");
     p->wait_ms = (uint32_t)number_of(p, "wait");
     m->num_reads[p->view]++;
+    m->views[p->view].is_backwards = false;
     if (p->index == 0) {
         m->expects_no_index[p->view] = false;
     } else if (m->expects_no_index[p->view] && world_conn_is_open(p->conn)) {

@@ -2,9 +2,10 @@
 # break.sh HEADER OUT: writes HEADER to OUT with a switch `sdci_broken` that breaks one rule at a
 # time, so that the simulator can show that it notices (build/sim_breaks). 0 breaks none.
 #
-# Each rule is a line: its name, a line of the header, and what stands there instead; without the
-# white space at both ends. A line that is not in the header exactly once is an error: the rule has
-# moved, and its line here wants to move along. BROKEN is true while this line's rule is broken.
+# Three lines each: the rule's name, a line of the header, and what stands there instead, without
+# the white space at both ends; the same name again is a further line of that rule. A line that is
+# not in the header exactly once is an error: the rule has moved, and its line here wants to move
+# along. BROKEN is true while the rule is broken.
 set -eu
 header=$1
 out=$2
@@ -48,14 +49,22 @@ a refusal is asked again at once
 stopping a registrar has no bound
     if (err == SDC_AGAIN && r->task.now_ms < r->stop_at_ms) {
     if (err == SDC_AGAIN && (BROKEN || r->task.now_ms < r->stop_at_ms)) {
+stopping a registrar has no bound
+    timeout_ms = sdci_min(timeout_ms, r->stop_at_ms - r->task.now_ms);
+    timeout_ms = BROKEN ? timeout_ms : sdci_min(timeout_ms, r->stop_at_ms - r->task.now_ms);
 END
 
 awk '
     function trim(s) { gsub(/^[ \t]+|[ \t]+$/, "", s); return s }
     FNR == NR {
-        if (FNR % 3 == 1) { n++; name[n] = $0 }
-        else if (FNR % 3 == 2) { anchor[n] = trim($0) }
-        else { change[n] = trim($0); gsub(/BROKEN/, "(sdci_broken == " n ")", change[n]) }
+        if (FNR % 3 == 1) {
+            if (rules == 0 || name[rules] != $0) { name[++rules] = $0 }
+        } else if (FNR % 3 == 2) {
+            anchor[++n] = trim($0)
+        } else {
+            change[n] = trim($0)
+            gsub(/BROKEN/, "(sdci_broken == " rules ")", change[n])
+        }
         next
     }
     {
@@ -69,7 +78,7 @@ awk '
             print "extern const char *const sdci_rules[];"
             print "int sdci_broken;"
             print "const char *const sdci_rules[] = {"
-            for (i = 1; i <= n; i++) { print "    \"" name[i] "\"," }
+            for (i = 1; i <= rules; i++) { print "    \"" name[i] "\"," }
             print "    0"
             print "};"
             has_switch = 1

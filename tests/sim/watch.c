@@ -5,9 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Two more than the free ones may come: what a slower bucket had not yet filled up counts when it
-   gets faster. */
-enum { READS_FREE = 3, READS_SLACK = 2, READ_EVERY_MS = 500 };
+enum { READS_FREE = 3, READ_EVERY_MS = 500 };
 
 /* ---- options --------------------------------------------------------------------------------- */
 
@@ -87,14 +85,13 @@ static uint32_t wait_ms(const watch *w)
 
 /* A read that is held by nobody any more ends by its deadline; then one pause, of up to the cap of
    the backoff (and an eighth more after Retry-After), and one good read, which a slowed bucket and
-   connects to dead addresses may delay; then changes are shown. A read that is held with a token of
-   before ends with what that one may see, and the next one is held once more. */
+   connects to dead addresses may delay; then changes are shown. */
 uint64_t watch_bound_ms(const watch *w)
 {
     uint64_t wait = wait_ms(w);
     uint64_t request = w->s->client_desc.request_timeout_ms;
     uint64_t connects = (uint64_t)w->s->client_desc.connect_timeout_ms * w->s->num_agents;
-    return 2 * (wait + wait / 16) + 10000 + cap_ms(w) + cap_ms(w) / 8 + 2 * request + connects + 15000 +
+    return wait + wait / 16 + 10000 + cap_ms(w) + cap_ms(w) / 8 + 2 * request + connects + 15000 +
            4 * (uint64_t)w->desc.quiet_min_ms + 2000;
 }
 
@@ -126,6 +123,10 @@ static void check_list(const watch *w, const sdc_event *e, uint64_t hash)
         sim_fail(now_ms, "watch %u: a good event says known %d, failing since %llu, \"%s\"",
                  (unsigned)w->nth, e->is_known, (unsigned long long)e->failing_since_ms,
                  e->message);
+    }
+    if (model_view(w->s->m, w->view)->is_backwards && w->desc.quiet_min_ms == 0) {
+        sim_fail(now_ms, "watch %u published an answer whose index went backwards",
+                 (unsigned)w->nth);
     }
     if (w->has_event && w->err == SDC_OK && w->hash == hash && w->num == e->num_instances) {
         sim_fail(now_ms, "watch %u published what it had published before", (unsigned)w->nth);
@@ -244,7 +245,7 @@ void watch_start(watch *w)
     w->is_stopping = false;
     w->is_stopped = false;
     w->began_ms = now_ms;
-    w->credit_ms = (READS_FREE + READS_SLACK) * READ_EVERY_MS;
+    w->credit_ms = READS_FREE * READ_EVERY_MS;
     w->credit_at_ms = now_ms;
     w->not_before_ms = 0;
     w->failing_since_ms = 0;
@@ -310,7 +311,7 @@ void watch_on_result(watch *w, sdc_err result)
 
 static void spend(watch *w, uint64_t now_ms)
 {
-    uint64_t most = (READS_FREE + READS_SLACK) * READ_EVERY_MS;
+    uint64_t most = READS_FREE * READ_EVERY_MS;
     w->credit_ms += now_ms - w->credit_at_ms;
     w->credit_ms = w->credit_ms < most ? w->credit_ms : most;
     w->credit_at_ms = now_ms;
