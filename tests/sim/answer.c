@@ -265,8 +265,11 @@ static void put_read_headers(model_text *t, const peer *p, uint64_t index, bool 
         text_put_number(t, index);
         text_put(t, "\r\n");
     }
-    text_put(t, is_streamed(p) ? "X-Consul-Knownleader: false\r\nX-Consul-Lastcontact: 0\r\n"
-                               : "X-Consul-Knownleader: true\r\nX-Consul-Lastcontact: 3\r\n");
+    bool is_stale = strstr(p->query, "stale") != NULL;
+    text_put(t, is_streamed(p) ? "X-Consul-Knownleader: false\r\nX-Consul-Lastcontact: "
+                               : "X-Consul-Knownleader: true\r\nX-Consul-Lastcontact: ");
+    text_put_number(t, is_stale && !is_streamed(p) ? sim_below(dice(p), 10) : 0);
+    text_put(t, "\r\n");
     if (!desc->is_plain) {
         text_put(t, is_streamed(p) ? "X-Consul-Query-Backend: streaming\r\n"
                                    : "X-Consul-Query-Backend: blocking-query\r\n");
@@ -441,6 +444,18 @@ static void read_unlimited(peer *p)
     }
 }
 
+/* In seconds, or as a date, which counts from the answer's own. */
+static void retry_later(peer *p, char *headers, size_t max)
+{
+    uint32_t seconds = sim_below(dice(p), 20);
+    bool is_date = !p->agent->m->desc.is_plain && sim_chance(dice(p), 50);
+    (void)snprintf(headers, max, is_date ? "Retry-After: Thu, 01 Jan 2026 00:00:%02u GMT\r\n"
+                                         : "Retry-After: %u\r\n", (unsigned)seconds);
+    if (p->view >= 0) {
+        p->agent->m->views[p->view].retry_after_ms = seconds * 1000;
+    }
+}
+
 /* True: the request was refused. */
 static bool is_limited(peer *p)
 {
@@ -457,8 +472,7 @@ static bool is_limited(peer *p)
     }
     headers[0] = '\0';
     if (kind == 1) {
-        (void)snprintf(headers, sizeof headers, "Retry-After: %u\r\n",
-                       (unsigned)sim_below(dice(p), 20));
+        retry_later(p, headers, sizeof headers);
     }
     const char *body = rate_texts[sim_below(dice(p), 4)];
     peer_reply(p, 429, headers, body, strlen(body));
@@ -484,6 +498,7 @@ static void serve_read(peer *p)
     p->wait_ms = (uint32_t)number_of(p, "wait");
     m->num_reads[p->view]++;
     m->views[p->view].is_backwards = false;
+    m->views[p->view].retry_after_ms = 0;
     if (p->index == 0) {
         m->expects_no_index[p->view] = false;
     } else if (m->expects_no_index[p->view] && world_conn_is_open(p->conn)) {

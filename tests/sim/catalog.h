@@ -81,6 +81,7 @@ typedef struct catalog_view {
     uint64_t   hidden_once_at_ms;   /* when there was one last, and when two in a row; 0 never  */
     uint64_t   hidden_at_ms;
     bool       was_emptied;         /* the newest answer was empty, for whatever reason         */
+    uint32_t   retry_after_ms;      /* what the newest answer asked for                         */
     bool       is_backwards;        /* its index was lower than the one asked with: the library
                                        asks again before it publishes anything                  */
     bool       is_filled;           /* the watch knows of instances                             */

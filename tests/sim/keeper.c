@@ -2,6 +2,7 @@
 #include "story_in.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { REQUEST = 1000 };            /* of credit                                                */
@@ -50,6 +51,7 @@ static void choose_text(keeper *k)
     sim_random *r = &k->s->random;
     sdc_registration *reg = &k->desc.registration;
     choose_tags(k);
+    reg->num_meta = 0;
     if (sim_chance(r, 50)) {
         (void)snprintf(k->version, sizeof k->version, "%u", 1 + (unsigned)sim_below(r, 9));
         k->meta[0].key = "version";
@@ -59,13 +61,19 @@ static void choose_text(keeper *k)
         reg->meta = k->meta;
         reg->num_meta = 2;
     }
+    reg->weight_passing = 0;
+    reg->weight_warning = 0;
     if (sim_chance(r, 40)) {
         reg->weight_passing = 1 + sim_below(r, 9);
         reg->weight_warning = 1 + sim_below(r, 9);
     }
-    if (sim_chance(r, 50)) {
+}
+
+static void choose_id(keeper *k)
+{
+    if (sim_chance(&k->s->random, 50)) {
         (void)snprintf(k->id, sizeof k->id, "me %u", (unsigned)k->nth);
-        reg->id = k->id;
+        k->desc.registration.id = k->id;
     }
 }
 
@@ -99,6 +107,7 @@ void keeper_init(keeper *k, story *s, uint32_t nth)
     reg->port = (uint16_t)(7000 + nth);
     reg->checks = k->checks;
     choose_text(k);
+    choose_id(k);
     uint32_t kind = sim_below(r, 10);
     for (uint32_t i = kind < 6 ? 1 : kind < 8 ? 2 : 0; i > 0; i--) {
         add_check(k, true);
@@ -109,6 +118,13 @@ void keeper_init(keeper *k, story *s, uint32_t nth)
     k->desc.verify_ms = sim_chance(r, 50) ? sim_between(r, 2000, 40000) : 0;
     k->desc.stop_timeout_ms = sim_chance(r, 30) ? sim_between(r, 200, 3000) : 0;
     k->desc.keep_on_stop = sim_chance(r, 15);
+    if (k->num_ttl > 0 && sim_chance(r, 15)) {
+        k->desc.status_expires_ms = sim_span(r, 20000, 600000);
+        for (uint32_t i = 0; i < KEEPER_CHECKS; i++) {
+            k->checks[i].deregister_critical_after_ms = 0;
+        }
+    }
+    reg->enable_tag_override = sim_chance(r, 10);
     sum_up(k);
 }
 
@@ -123,6 +139,22 @@ uint64_t keeper_bound_ms(const keeper *k)
 
 /* ---- what is wanted -------------------------------------------------------------------------- */
 
+static bool may_have_lapsed(const keeper *k)
+{
+    uint32_t ms = k->desc.status_expires_ms;
+    return ms != 0 && story_now(k->s) >= k->set_at_ms + ms;
+}
+
+/* A registration that the agent takes anew begins with a TTL of its own, so all must have been well
+   for so long too. */
+static bool has_lapsed(const keeper *k, uint32_t ttl_ms)
+{
+    uint64_t now_ms = story_now(k->s);
+    return may_have_lapsed(k) &&
+           now_ms >= k->set_at_ms + k->desc.status_expires_ms + ttl_ms + 1000 &&
+           now_ms >= k->s->calm_at_ms + keeper_bound_ms(k) + ttl_ms + 1000;
+}
+
 /* The checks of a registration in the order of the agent's; only those with a TTL are ours. */
 static const char *wrong_checks(const keeper *k, const model_local *l)
 {
@@ -136,6 +168,17 @@ static const char *wrong_checks(const keeper *k, const model_local *l)
         }
         if (l->checks[i].ttl_ms != k->checks[i].ttl_ms) {
             return "another TTL";
+        }
+        if (has_lapsed(k, k->checks[i].ttl_ms)) {
+            nth_ttl++;
+            if (l->checks[i].status != SDC_STATUS_CRITICAL) {
+                return "a status that has expired still counts";
+            }
+            continue;
+        }
+        if (may_have_lapsed(k)) {
+            nth_ttl++;
+            continue;
         }
         if (l->checks[i].status != k->status[nth_ttl]) {
             return "another status than was set last";
@@ -155,9 +198,10 @@ static const char *wrong_local(const keeper *k, const model_local *l)
         l->port != reg->port) {
         return "another address";
     }
+    uint32_t version = reg->num_meta > 0 ? (uint32_t)strtoul(k->version, NULL, 10) : 0;
     if (l->tags != k->tags || l->weight_passing != reg->weight_passing ||
-        l->weight_warning != reg->weight_warning) {
-        return "other tags or weights";
+        l->weight_warning != reg->weight_warning || l->version != version) {
+        return "other tags, weights or meta";
     }
     if (l->is_in_maintenance != k->in_maintenance) {
         return "another maintenance mode than was set last";
@@ -182,7 +226,9 @@ const char *keeper_wrong(const keeper *k)
 bool keeper_is_anywhere(const keeper *k)
 {
     for (uint32_t i = 0; i < k->s->num_agents; i++) {
-        if (model_find(k->s->m, i, sdc_registrar_id(k->registrar)) != NULL) {
+        bool is_orphan = (k->orphans >> i & 1) != 0 && !k->desc.keep_on_stop;
+        if (!is_orphan &&
+            model_find(k->s->m, i, sdc_registrar_id(k->registrar)) != NULL) {
             return true;
         }
     }
@@ -212,8 +258,45 @@ static void set_status(keeper *k, sdc_status status)
         memcpy(k->output[i], output, sizeof output);
     }
     grant(k, k->num_ttl);
+    k->set_at_ms = story_now(k->s);
     sim_trace(story_now(k->s), "registrar %u: %s, %s", (unsigned)k->nth, sdc_status_str(status),
               output);
+}
+
+/* Other tags, meta and weights. */
+static void update(keeper *k)
+{
+    sdc_error error;
+    keeper before = *k;
+    choose_text(k);
+    sdc_err err = sdc_registrar_update(k->registrar, &k->desc.registration, &error);
+    if (err == SDC_OK) {
+        grant(k, 2 + k->num_ttl);
+        sim_trace(story_now(k->s), "registrar %u: update", (unsigned)k->nth);
+        return;
+    }
+    if (err != SDC_ERR_NOMEM) {
+        sim_fail(story_now(k->s), "update: %s", error.message);
+    }
+    k->desc = before.desc;
+    k->tags = before.tags;
+    memcpy(k->tag_list, before.tag_list, sizeof k->tag_list);
+    memcpy(k->version, before.version, sizeof k->version);
+}
+
+/* While a registrar is at rest: what happens in the moment between a registration and the first
+   look at it nobody can tell from the registration. A change shows where the service is looked at,
+   which is where no heartbeats are. */
+void keeper_meddle(keeper *k)
+{
+    bool has_changes = k->num_ttl == 0 && !k->desc.registration.enable_tag_override;
+    bool is_at_rest = k->seen.consecutive_failures == 0 &&
+                      sdc_registrar_is_registered(k->registrar) && keeper_wrong(k) == NULL;
+    if (is_at_rest) {
+        grant(k, 3 + k->num_ttl);
+        model_meddle(k->s->m, sdc_registrar_id(k->registrar),
+                     !has_changes || sim_chance(&k->s->random, 50));
+    }
 }
 
 void keeper_act(keeper *k)
@@ -221,7 +304,16 @@ void keeper_act(keeper *k)
     if (k->registrar == NULL || k->is_stopping) {
         return;
     }
-    if (k->num_ttl > 0 && sim_chance(&k->s->random, 80)) {
+    uint32_t what = sim_below(&k->s->random, 100);
+    if (what < 15) {
+        update(k);
+        return;
+    }
+    if (what < 25 && model_is_clear(k->s->m)) {
+        keeper_meddle(k);
+        return;
+    }
+    if (k->num_ttl > 0 && what < 85) {
         set_status(k, (sdc_status)(1 + sim_below(&k->s->random, 3)));
         return;
     }
@@ -272,6 +364,7 @@ void keeper_start(keeper *k)
             k->output[nth_ttl++][0] = '\0';
         }
     }
+    k->set_at_ms = now_ms;
     k->forgotten = model_num_forgotten(k->s->m);
     sdc_err err = sdc_registrar_create(k->s->client, &k->desc, &k->registrar, &error);
     if (err == SDC_OK) {
@@ -294,6 +387,11 @@ void keeper_stop(keeper *k)
 
 void keeper_destroy(keeper *k)
 {
+    for (uint32_t i = 0; k->registrar != NULL && i < k->s->num_agents; i++) {
+        if (model_find(k->s->m, i, sdc_registrar_id(k->registrar)) != NULL) {
+            k->orphans |= 1u << i;
+        }
+    }
     sdc_registrar_destroy(k->registrar);
     k->registrar = NULL;
     k->task = NULL;

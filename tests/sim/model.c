@@ -109,6 +109,13 @@ uint64_t model_num_reads(const model *m, uint32_t view)
     return m->num_reads[view];
 }
 
+uint32_t model_take_retry_after(model *m, uint32_t view)
+{
+    uint32_t ms = m->views[view].retry_after_ms;
+    m->views[view].retry_after_ms = 0;
+    return ms;
+}
+
 void model_expect_no_index(model *m, uint32_t view)
 {
     m->expects_no_index[view] = true;
@@ -119,6 +126,7 @@ void model_forget_reads(model *m, uint32_t view)
     m->expects_no_index[view] = true;
     m->views[view].num_empty = 0;
     m->views[view].is_hidden = false;
+    m->views[view].retry_after_ms = 0;
 }
 
 void model_tell_filled(model *m, uint32_t view, bool is_filled)
@@ -345,6 +353,25 @@ void model_flip_check(model *m)
                 return;
             }
         }
+    }
+}
+
+void model_meddle(model *m, const char *id, bool removes)
+{
+    for (uint32_t i = 0; i < m->desc.num_agents; i++) {
+        model_local *l = (model_local *)(uintptr_t)model_find(m, i, id);
+        if (l == NULL || !m->agents[i].is_up) {
+            continue;
+        }
+        sim_hit(FAULT_MEDDLE);
+        sim_trace(world_now(m->w), "somebody %s %s", removes ? "removes" : "changes", id);
+        if (removes) {
+            l->is_used = false;
+            m->num_forgotten++;
+        } else {
+            l->tags ^= 1u << sim_below(m->random, CATALOG_TAGS);
+        }
+        locals_sync(&m->agents[i]);
     }
 }
 

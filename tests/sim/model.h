@@ -62,6 +62,8 @@ const catalog_view *model_view(const model *m, uint32_t nth);
 void model_change(model *m, int service);
 /* One of the checks that an agent makes itself. */
 void model_flip_check(model *m);
+/* Somebody else removes a service from its agent, or gives it other tags. */
+void model_meddle(model *m, const char *id, bool removes);
 /* The service that agent `nth` keeps under this id, or NULL. */
 const model_local *model_find(const model *m, uint32_t nth, const char *id);
 bool model_is_up(const model *m, uint32_t nth);
@@ -77,6 +79,8 @@ uint64_t model_num_forgotten(const model *m);
 uint64_t model_num_reads(const model *m, uint32_t view);
 /* Whether the watch knows of instances: only then one false empty does it no harm. */
 void     model_tell_filled(model *m, uint32_t view, bool is_filled);
+/* The pause that the newest answer to this view asked for, once. */
+uint32_t model_take_retry_after(model *m, uint32_t view);
 /* The next read of this view must carry no index: an exchange has failed. */
 void model_expect_no_index(model *m, uint32_t view);
 /* A new watch begins with this view. */

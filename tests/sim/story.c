@@ -7,8 +7,11 @@
 
 enum {
     STORY_EFFORT = 2700, STORY_HOURS = 9, HOUR_MS = 3600000, STORY_ACTS = 3,
-    MEMORY_BASE = 600000, MEMORY_EACH = 60000
+    MEMORY_BASE = 170000, MEMORY_EACH = 15000,
+    MEMORY_SLACK = 20000, BLOCKS_SLACK = 10
 };
+
+static const char token_file[] = "/run/token";
 
 /* ---- who takes part -------------------------------------------------------------------------- */
 
@@ -68,7 +71,13 @@ static void make_client(story *s)
     s->client_desc.allocator = &s->allocator;
     s->client_desc.connect_timeout_ms = sim_between(&s->random, 500, 5000);
     s->client_desc.request_timeout_ms = sim_between(&s->random, 3000, 15000);
-    s->client_desc.token = sim_chance(&s->random, 50) ? "good-token" : NULL;
+    s->has_token_file = sim_chance(&s->random, 25);
+    if (s->has_token_file) {
+        world_file_set(s->w, token_file, " good-file\n");
+        s->client_desc.token_file = token_file;
+    } else {
+        s->client_desc.token = sim_chance(&s->random, 50) ? "good-token" : NULL;
+    }
     if (sim_now.is_traced) {
         s->logger.user = s;
         s->logger.log = on_log;
@@ -203,7 +212,7 @@ static void on_fault(void *user)
     } else if (fault == FAULT_SLOW || fault == FAULT_DRIP || fault == FAULT_SPLIT) {
         sim_hit(fault);
         begin_fault(s, fault, ms);
-    } else if (fault != FAULT_ASLEEP) {
+    } else if (fault != FAULT_ASLEEP && fault != FAULT_MEDDLE) {
         if (fault == FAULT_RESOLVER || fault == FAULT_REFUSE) {
             sim_hit(fault);
         }
@@ -215,6 +224,7 @@ static void on_fault(void *user)
 static void end_faults(story *s)
 {
     s->is_calm = true;
+    s->calm_at_ms = story_now(s);
     for (uint32_t i = 0; i < STORY_FAULTS; i++) {
         s->faults[i].is_used = false;
     }
@@ -225,6 +235,9 @@ static void end_faults(story *s)
     }
     fault_alloc_fail(&s->memory, 0, false);
     (void)sdc_client_set_token(s->client, NULL);
+    if (s->has_token_file) {
+        world_file_set(s->w, token_file, "good-again");
+    }
     for (uint32_t i = 0; i < s->num_keepers; i++) {
         keeper_heal(&s->keepers[i]);
     }
@@ -237,6 +250,15 @@ static void set_some_token(story *s)
 {
     static const char *const tokens[] = { NULL, NULL, "", "good-2", "bad", "blind", "half" };
     const char *token = tokens[sim_below(&s->random, 7)];
+    if (s->has_token_file && sim_chance(&s->random, 60)) {
+        sim_trace(story_now(s), "token file: %s", token != NULL ? token : "(removed)");
+        if (token != NULL) {
+            world_file_set(s->w, token_file, token);
+        } else {
+            world_file_remove(s->w, token_file);
+        }
+        return;
+    }
     sim_trace(story_now(s), "token: %s", token != NULL ? token : "(configured)");
     (void)sdc_client_set_token(s->client, token);
 }
@@ -414,6 +436,20 @@ static void change_and_see(story *s)
     check_truth(s, "a second after a change");
 }
 
+/* What is in use at rest does not grow from act to act; lists differ, and some events are held. */
+static void check_memory(story *s)
+{
+    if (s->rest_blocks == 0) {
+        s->rest_blocks = s->memory.num_live + BLOCKS_SLACK;
+        s->rest_bytes = s->memory.live_bytes + MEMORY_SLACK;
+    }
+    if (s->memory.num_live > s->rest_blocks || s->memory.live_bytes > s->rest_bytes) {
+        sim_fail(story_now(s), "%zu blocks and %zu bytes are in use, not %zu and %zu as before",
+                 s->memory.num_live, s->memory.live_bytes, s->rest_blocks - BLOCKS_SLACK,
+                 s->rest_bytes - MEMORY_SLACK);
+    }
+}
+
 /* At rest a read comes once in a wait. */
 static void check_rest(story *s)
 {
@@ -421,7 +457,10 @@ static void check_rest(story *s)
     for (uint32_t i = 0; i < s->num_watches; i++) {
         before[i] = s->watches[i].seen.requests;
     }
-    drive_for(s, 60000);
+    for (uint32_t part = 0; part < 6; part++) {
+        drive_for(s, 10000);
+        check_truth(s, "at rest");
+    }
     for (uint32_t i = 0; i < s->num_watches; i++) {
         const watch *w = &s->watches[i];
         uint32_t wait_ms = w->desc.query.wait_ms != 0 ? w->desc.query.wait_ms : 60000;
@@ -451,6 +490,7 @@ static void calm(story *s)
     check_truth(s, "long after all faults are over");
     if (!sim_has_failed()) {
         check_rest(s);
+        check_memory(s);
         change_and_see(s);
         change_and_see(s);
     }

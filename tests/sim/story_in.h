@@ -57,6 +57,9 @@ typedef struct keeper {
     uint64_t           stopped_ms;
     /* what is wanted */
     uint32_t           tags;
+    uint64_t           set_at_ms;           /* when the last status was set                     */
+    uint32_t           orphans;             /* a bit for each agent where an earlier registrar
+                                               had to leave it                                  */
     sdc_status         status[KEEPER_CHECKS];       /* of TTL checks                            */
     char               output[KEEPER_CHECKS][24];
     bool               in_maintenance;
@@ -85,6 +88,7 @@ struct story {
     sdc_logger   logger;
     sdc_io       io;
     char         address[128];
+    bool         has_token_file;
     sdc_client_desc client_desc;
     sdc_client  *client;
     uint32_t     num_agents, num_watches, num_keepers;
@@ -93,6 +97,8 @@ struct story {
     active_fault faults[STORY_FAULTS];
     uint32_t     change_gap_ms, fault_gap_ms;
     bool         is_calm;           /* neither faults nor changes                               */
+    uint64_t     calm_at_ms;        /* since when                                               */
+    size_t       rest_blocks, rest_bytes;   /* in use at the first rest; 0 not known            */
     bool         is_ending;
     const sdc_event *held[STORY_HELD];
     uint64_t     held_hash[STORY_HELD];
@@ -124,6 +130,7 @@ void keeper_init(keeper *k, story *s, uint32_t nth);
 void keeper_start(keeper *k);
 void keeper_look(keeper *k);
 void keeper_act(keeper *k);         /* sets a status, or the maintenance mode                   */
+void keeper_meddle(keeper *k);      /* somebody else spoils the registration                    */
 void keeper_heal(keeper *k);        /* nothing is critical any more: agents reap what is        */
 void keeper_stop(keeper *k);
 void keeper_destroy(keeper *k);

@@ -333,8 +333,11 @@ static void note_failure(watch *w, uint64_t now_ms)
     sdc_task_error(w->task, &error);
     model_expect_no_index(w->s->m, w->view);
     bool is_slow = error.code == SDC_ERR_DENIED || error.code == SDC_ERR_BUSY;
+    uint32_t told_ms = model_take_retry_after(w->s->m, w->view);
+    uint32_t asked_ms = error.http_status == 429 ? told_ms : 0;
+    uint32_t pause_ms = asked_ms > SLOW_RETRY_MS ? asked_ms : SLOW_RETRY_MS;
     if (is_slow && w->s->num_agents == 1) {
-        w->not_before_ms = now_ms + (cap_ms(w) < SLOW_RETRY_MS ? cap_ms(w) : SLOW_RETRY_MS);
+        w->not_before_ms = now_ms + (cap_ms(w) < pause_ms ? cap_ms(w) : pause_ms);
     }
 }
 
