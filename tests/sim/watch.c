@@ -213,6 +213,20 @@ static void on_event(void *user, const sdc_event *e, const sdc_change *change)
     die_in_callback(w);
 }
 
+/* The second subscriber: not called any more when the first one has stopped the watch. */
+static void on_event_too(void *user, const sdc_event *e, const sdc_change *change)
+{
+    const watch *w = (const watch *)user;
+    if (!w->may_call) {
+        sim_fail(story_now(w->s), "watch %u: a second callback after stop or destroy",
+                 (unsigned)w->nth);
+    } else if (e->num_instances != w->num || e->err != w->err ||
+               (change->before == NULL && change->num_added != e->num_instances)) {
+        sim_fail(story_now(w->s), "watch %u: the second subscriber hears of something else",
+                 (unsigned)w->nth);
+    }
+}
+
 bool watch_is_true(const watch *w)
 {
     const catalog_view *v = model_view(w->s->m, w->view);
@@ -262,7 +276,8 @@ void watch_start(watch *w)
     w->task = sdc_instancer_task(w->instancer);
     w->may_call = true;
     model_forget_reads(w->s->m, w->view);
-    if (sdc_instancer_subscribe(w->instancer, on_event, w) != SDC_OK) {
+    if (sdc_instancer_subscribe(w->instancer, on_event, w) != SDC_OK ||
+        sdc_instancer_subscribe(w->instancer, on_event_too, w) != SDC_OK) {
         watch_destroy(w);
     }
 }
