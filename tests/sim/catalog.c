@@ -410,7 +410,9 @@ void catalog_view_note(catalog_view *v, const catalog *c, uint64_t now_ms)
     if (v->hash == sim_hash_empty()) {
         v->empty_at_ms = now_ms;
     }
+    uint64_t before = v->hash;
     v->hash = view_hash(v, c, SIGHT_ALL, &v->num);
+    v->changed_at_ms = v->hash != before ? now_ms : v->changed_at_ms;
     if (v->num == 0) {
         v->empty_at_ms = now_ms;
     } else {

@@ -74,6 +74,7 @@ typedef struct catalog_view {
     size_t     cap, used;
     uint64_t   hash;                /* the present one                                          */
     uint32_t   num;
+    uint64_t   changed_at_ms;
     uint64_t   empty_at_ms;         /* when the truth was last seen empty; 0 never              */
     /* empty answers in a row, of those that went out whole; whether an ACL emptied one of them */
     uint32_t   num_empty;

@@ -422,15 +422,12 @@ static void drive_for(story *s, uint64_t ms)
     }
 }
 
-/* Once all is well a change is seen at once: all that stands between are the pause of a read that
-   the bucket delays (of two where an answer may be too old, and then a slower bucket's), the agent's
-   own delay, and the quiet that was asked for. */
+/* Once all is well a change is seen at once. */
 static void change_and_see(story *s)
 {
     uint32_t most_ms = 1000;
     for (uint32_t i = 0; i < s->num_watches; i++) {
-        const sdc_instancer_desc *desc = &s->watches[i].desc;
-        uint32_t ms = desc->quiet_min_ms * 4 + (desc->query.max_stale_ms != 0 ? 3500 : 1000);
+        uint32_t ms = watch_react_ms(&s->watches[i]);
         most_ms = ms > most_ms ? ms : most_ms;
     }
     change_something(s);

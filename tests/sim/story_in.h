@@ -121,7 +121,9 @@ void watch_destroy(watch *w);
 void watch_on_result(watch *w, sdc_err result);
 /* Until then after the last fault the watch must equal the model. */
 uint64_t watch_bound_ms(const watch *w);
-bool watch_is_true(const watch *w);
+/* A change is seen within that time once all is well. */
+uint32_t watch_react_ms(const watch *w);
+bool watch_is_true(const watch *w); /* or the truth is too new to be known                      */
 void watch_check_state(watch *w);   /* sdc_instancer_state is the newest event                  */
 
 /* ---- keeper.c -------------------------------------------------------------------------------- */

@@ -227,9 +227,19 @@ static void on_event_too(void *user, const sdc_event *e, const sdc_change *chang
     }
 }
 
+/* All that stands between are the pause of a read that the bucket delays (of two where an answer may
+   be too old, and then a slower bucket's), the agent's own delay, and the quiet that was asked for. */
+uint32_t watch_react_ms(const watch *w)
+{
+    return w->desc.quiet_min_ms * 4 + (w->desc.query.max_stale_ms != 0 ? 3500 : 1000);
+}
+
 bool watch_is_true(const watch *w)
 {
     const catalog_view *v = model_view(w->s->m, w->view);
+    if (v->changed_at_ms + watch_react_ms(w) > story_now(w->s)) {
+        return true;
+    }
     return w->has_event && w->err == SDC_OK && w->num == v->num && w->hash == v->hash;
 }
 
