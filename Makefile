@@ -32,6 +32,7 @@ AGENT    := $(basename $(notdir $(filter-out tests/agent/main.c,$(wildcard tests
 CONTRACT := $(basename $(notdir $(wildcard tests/contract/*.c)))
 FUZZERS  := json entries http
 FLEET    := tests/sim/fleet_model.c tests/sim/fleet_ours.c tests/sim/fleet_peers.c
+SIM_SEEDS ?= 300
 SIM      := catalog model answer locals watch keeper drive story
 
 SUPPORT_O  := $(SUPPORT:%=$(B)/support/%.o)
@@ -163,7 +164,7 @@ test-build: $(TEST_X) $(EXAMPLE_X) $(B)/demo
 
 test: test-build
 	@SDC_JSON_SUITE="$(SUITE)" CC="$(CC)" CXX="$(CXX)" B="$(B)" sh tests/support/tap.sh -j $(JOBS) \
-	    '$(B)/sim --tap 300' $(B)/group_requests $(B)/group_watch $(B)/group_decoders \
+	    '$(B)/sim --tap $(SIM_SEEDS)' $(B)/group_requests $(B)/group_watch $(B)/group_decoders \
 	    $(B)/test_contract $(B)/sim_breaks \
 	    '$(B)/variant_fast first_half' '$(B)/variant_fast second_half' \
 	    $(filter-out $(B)/variant_fast,$(VARIANT_X)) \
@@ -195,7 +196,7 @@ fleet: $(B)/fleet
 	@$(B)/fleet
 
 asan:
-	@$(MAKE) test B=build/asan TEST_OPT='-O1 -g' OPT='-O1 -g' \
+	@$(MAKE) test B=build/asan SIM_SEEDS=100 TEST_OPT='-O1 -g' OPT='-O1 -g' \
 	    EXTRA='-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer'
 
 # THREADS_MS: how long the longest of them goes on

@@ -16,7 +16,7 @@ enum {
 extern const char *const catalog_tags[CATALOG_TAGS];
 
 typedef struct catalog_check {
-    char       id[64];
+    char       id[80];
     sdc_status status;
 } catalog_check;
 

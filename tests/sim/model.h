@@ -28,7 +28,7 @@ typedef struct model_desc {
 
 /* What an agent knows of a service that was registered with it. */
 typedef struct model_check {
-    char       id[64], output[64];
+    char       id[80], output[64];
     sdc_status status;
     uint32_t   ttl_ms;              /* 0: the agent checks itself                               */
     uint32_t   deregister_ms;       /* 0 never                                                  */
