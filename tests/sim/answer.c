@@ -302,8 +302,8 @@ static uint32_t put_list(model_text *t, const peer *p, const catalog *c, catalog
     return num;
 }
 
-/* An ACL that hides everything makes an empty list true enough: at once where nothing is known, else
-   when the library has asked again. */
+/* An ACL that hides everything makes an empty list true enough: at once where nothing is known,
+   else when the library has asked again. */
 static void note_emptiness(catalog_view *v, uint32_t num, bool is_whole, bool is_filtered,
                            uint64_t now_ms)
 {

@@ -87,7 +87,8 @@ awk '
     END {
         for (i = 1; i <= n; i++) {
             if (seen[i] != 1) {
-                print "break.sh: " seen[i] + 0 " lines of the header are: " anchor[i] > "/dev/stderr"
+                print "break.sh: " seen[i] + 0 " lines of the header are: " anchor[i] \
+                    > "/dev/stderr"
                 failed = 1
             }
         }

@@ -51,7 +51,7 @@ typedef struct catalog {
 } catalog;
 
 const char *catalog_service_name(uint32_t service);
-int         catalog_service_nth(const char *name, size_t len);      /* -1: none of ours             */
+int         catalog_service_nth(const char *name, size_t len);      /* -1: none of ours */
 
 void              catalog_settle(catalog_instance *instance, uint32_t service);
 catalog_instance *catalog_find(catalog *c, uint32_t service, const char *node, const char *id);

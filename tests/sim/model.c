@@ -237,7 +237,8 @@ static void make_instance(model *m, catalog_instance *i, uint32_t service)
         (void)snprintf(i->address, sizeof i->address, "10.1.%u.%u", (unsigned)sim_below(r, 3),
                        (unsigned)sim_below(r, 5));
     } else if (sim_chance(r, 20)) {
-        (void)snprintf(i->address, sizeof i->address, "2001:db8::%u", 1 + (unsigned)sim_below(r, 9));
+        (void)snprintf(i->address, sizeof i->address, "2001:db8::%u",
+                       1 + (unsigned)sim_below(r, 9));
     }
     i->port = (uint16_t)(8000 + sim_below(r, 4));
     i->tags = (uint32_t)sim_next(r) & ((1u << CATALOG_TAGS) - 1);

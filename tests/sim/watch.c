@@ -227,8 +227,9 @@ static void on_event_too(void *user, const sdc_event *e, const sdc_change *chang
     }
 }
 
-/* All that stands between are the pause of a read that the bucket delays (of two where an answer may
-   be too old, and then a slower bucket's), the agent's own delay, and the quiet that was asked for. */
+/* All that stands between are the pause of a read that the bucket delays (of two where an answer
+   may be too old, and then a slower bucket's), the agent's own delay, and the quiet that was asked
+   for. */
 uint32_t watch_react_ms(const watch *w)
 {
     return w->desc.quiet_min_ms * 4 + (w->desc.query.max_stale_ms != 0 ? 3500 : 1000);
@@ -351,7 +352,8 @@ static void spend(watch *w, uint64_t now_ms)
     }
 }
 
-/* A failure of a certain kind forbids the next read for a while; an agent list has others to ask. */
+/* A failure of a certain kind forbids the next read for a while; where there are several agents
+   another one is asked. */
 static void note_failure(watch *w, uint64_t now_ms)
 {
     sdc_error error;
