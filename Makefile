@@ -142,9 +142,6 @@ $(B)/fleet: tests/sim/fleet.c $(FLEET) $(wildcard tests/sim/fleet*.h) $(B)/sdcon
 $(B)/fleet_test: tests/sim/fleet_test.c $(FLEET) $(wildcard tests/sim/fleet*.h) $(B)/support/test.o $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) tests/sim/fleet_test.c $(FLEET) $(B)/support/test.o $(B)/sdconsul.o -o $@
 
-TEST_X := $(GROUP_X) $(VARIANT_X) $(B)/self $(B)/self_agent $(B)/self_agent_core $(B)/test_contract $(REPLAY_X) \
-    $(B)/threads $(B)/clock $(B)/fleet_test
-# the model and the stories are the same for both: the library, and the library with a broken rule
 $(B)/sim_o/%.o: tests/sim/%.c $(wildcard tests/sim/*.h tests/support/*.h) sdconsul.h | $(B)/sim_o
 	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) -c $< -o $@
 $(B)/sim: $(B)/sim_o/main.o $(SIM_O) $(B)/sdconsul.o
@@ -155,10 +152,8 @@ $(B)/sim_o/broken.o: $(B)/sim_o/broken.h
 	$(Q)$(CC) $(CFLAGS_ALL) -O0 -g -DSDCONSUL_IMPLEMENTATION -x c -c $< -o $@
 $(B)/sim_breaks: tests/sim/main.c $(SIM_O) $(B)/sim_o/broken.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) -DSIM_BREAKS $^ -o $@ -lpthread
-.PHONY: sim
-sim: $(B)/sim
-	@$(B)/sim --jobs $(JOBS) --from $(or $(FROM),1) $(or $(SEEDS),20000)
-    $(B)/threads $(B)/clock $(B)/sim $(B)/sim_breaks
+TEST_X := $(GROUP_X) $(VARIANT_X) $(B)/self $(B)/self_agent $(B)/self_agent_core $(B)/test_contract $(REPLAY_X) \
+    $(B)/threads $(B)/clock $(B)/fleet_test $(B)/sim $(B)/sim_breaks
 
 test-build: $(TEST_X) $(EXAMPLE_X) $(B)/demo
 
@@ -191,6 +186,9 @@ test-faults: $(B)/test_faults
 
 soak: $(B)/test_faults
 	@$(FAULTS) --minutes $(or $(MINUTES),60)
+
+sim: $(B)/sim
+	@$(B)/sim --jobs $(JOBS) --from $(or $(FROM),1) $(or $(SEEDS),20000)
 
 fleet: $(B)/fleet
 	@$(B)/fleet
