@@ -269,7 +269,8 @@
    Reads     The first read has no index, later ones the index of the last
              answer and a wait of 54 to 60 s. Two reads beyond the first are
              free, then one comes each 500 ms at most; while answers come at
-             once and change nothing that slows down to one each 15 s.
+             once and change nothing that slows down to one each 15 s, or 2 s
+             where a list is empty and its index moves.
    Index     One that goes backwards is not believed: the next read starts over
              without one, and the answer in between is not published. 0 counts
              as 1. A missing one means polling at the rate above.
@@ -12245,6 +12246,7 @@ bool sdc_registrar_is_registered(const sdc_registrar *registrar)
 #define SDCI_READS_FREE      3u         /* the first and two more */
 #define SDCI_READ_EVERY_MS   500u
 #define SDCI_READ_SLOWEST_MS 15000u
+#define SDCI_READ_AWAIT_MS   2000u
 #define SDCI_WAIT_LEAST_MS   10000u     /* queries are cut, if at all, after so long; and no less
                                            is asked for unless the program does */
 #define SDCI_WAIT_GROWS      8u         /* held queries in a row, before longer ones are tried */
@@ -12828,12 +12830,11 @@ static void sdci_bucket_take(sdci_bucket *bucket)
 }
 
 /* What has trickled in counts at the pace it came with; the rest of it is lost. */
-static void sdci_bucket_set_pace(sdci_bucket *bucket, uint64_t every_ms, uint64_t now_ms)
+static void sdci_bucket_set_pace(sdci_bucket *bucket, uint32_t every_ms, uint64_t now_ms)
 {
-    every_ms = sdci_min(every_ms, SDCI_READ_SLOWEST_MS);
     if (bucket->every_ms != every_ms) {
         sdci_bucket_fill(bucket, now_ms);
-        bucket->every_ms = (uint32_t)every_ms;
+        bucket->every_ms = every_ms;
         bucket->filled_at_ms = now_ms;
     }
 }
@@ -13096,6 +13097,16 @@ static bool sdci_instancer_was_held(const sdc_instancer *i)
     return i->task.now_ms - i->asked_at_ms >= sdci_min(i->asked_wait_ms, SDCI_READ_EVERY_MS);
 }
 
+/* The slowest pace. Agents before 1.10 wake whoever asks for a service without instances at every
+   change of any service; such an answer is short, and the first instance is waited for. */
+static uint32_t sdci_instancer_slowest_ms(const sdc_instancer *i)
+{
+    bool is_awaiting = i->task.answer.index > i->asked_index &&
+                       sdci_cache_newest(i->cache)->num_instances == 0;
+
+    return is_awaiting ? SDCI_READ_AWAIT_MS : SDCI_READ_SLOWEST_MS;
+}
+
 /* How fast the next reads may come. `is_news`: the answer differs from what is known. A read that
    did not ask to be held proves nothing, unless the agent leaves no other way to ask. */
 static void sdci_instancer_adjust_bucket(sdc_instancer *i, bool is_news)
@@ -13103,7 +13114,9 @@ static void sdci_instancer_adjust_bucket(sdc_instancer *i, bool is_news)
     if (is_news || sdci_instancer_was_held(i)) {
         sdci_bucket_set_pace(&i->bucket, SDCI_READ_EVERY_MS, i->task.now_ms);
     } else if (i->asked_index != 0 || i->task.answer.index == 0) {
-        sdci_bucket_set_pace(&i->bucket, (uint64_t)i->bucket.every_ms * 2, i->task.now_ms);
+        sdci_bucket_set_pace(&i->bucket, (uint32_t)sdci_min((uint64_t)i->bucket.every_ms * 2,
+                                                            sdci_instancer_slowest_ms(i)),
+                             i->task.now_ms);
     }
 }
 
@@ -13281,7 +13294,7 @@ static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error
     i->index = 0;
     /* the backoff bounds the rate now; buckets that were emptied together do not refill together */
     sdci_bucket_set_pace(&i->bucket, SDCI_READ_EVERY_MS +
-                         sdci_random_upto(&i->task.random, SDCI_READ_EVERY_MS / 5),
+                         (uint32_t)sdci_random_upto(&i->task.random, SDCI_READ_EVERY_MS / 5),
                          i->task.now_ms);
     sdci_instancer_log(i, SDC_LOG_WARN, "err", error->message);
     sdci_task_failed(&i->task, error);
@@ -13590,8 +13603,6 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_JSON_DEPTH_MAX
 #undef SDCI_JSON_TEXT_MAX
 #undef SDCI_KNOWN_MS
-#undef SDCI_TWIN_MAX_MS
-#undef SDCI_TWIN_MIN_MS
 #undef SDCI_LANE
 #undef SDCI_LARGE_BYTES
 #undef SDCI_LEAVE
@@ -13599,10 +13610,6 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_LIST_MAX
 #undef SDCI_LIST_RECENT
 #undef SDCI_LOOK
-#undef SDCI_RETRY_AFTER_MAX_S
-#undef SDCI_RETURN_MS
-#undef SDCI_STOP_POLL_MS
-#undef SDCI_STRIDE
 #undef SDCI_MINUTE_MS
 #undef SDCI_NAME_MAX
 #undef SDCI_NOINLINE
@@ -13610,18 +13617,25 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_PRINTF
 #undef SDCI_PRINT_LEN
 #undef SDCI_READS_FREE
+#undef SDCI_READ_AWAIT_MS
 #undef SDCI_READ_EVERY_MS
 #undef SDCI_READ_SLOWEST_MS
 #undef SDCI_RECEIVE_BYTES
 #undef SDCI_REQUEST_KEPT
+#undef SDCI_RETRY_AFTER_MAX_S
 #undef SDCI_RETRY_MS
+#undef SDCI_RETURN_MS
 #undef SDCI_SEND_FLAGS
 #undef SDCI_SLACK_MS
 #undef SDCI_SLOW_RETRY_MS
 #undef SDCI_SPARE_MS
 #undef SDCI_SPREAD_MS
 #undef SDCI_STEP_BYTES
+#undef SDCI_STOP_POLL_MS
+#undef SDCI_STRIDE
 #undef SDCI_TOKEN_MAX
+#undef SDCI_TWIN_MAX_MS
+#undef SDCI_TWIN_MIN_MS
 #undef SDCI_WAIT_GROWS
 #undef SDCI_WAIT_LEAST_MS
 #undef SDCI_WAIT_MAX_MS

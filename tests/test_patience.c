@@ -317,6 +317,27 @@ static const char *patience_list(rig *r, size_t num)
     return script_list(r->script, list, num);
 }
 
+/* Older agents answer for a service that is not there whenever any other one changes. */
+static void test_12_first_instance_is_awaited(void)
+{
+    rig r;
+    CHECK(rig_init(&r, NULL));
+    script_health(r.script, 100, "[]");
+    script_hold(r.script);
+    if (rig_watch(&r, NULL)) {
+        for (uint64_t i = 0; i < 300; i++) {        /* others come and go, three times a second */
+            script_change(r.script, 101 + i, "[]");
+            rig_run(&r, 333);
+        }
+        size_t before = script_num_requests(r.script);
+        CHECK_BETWEEN(before, 50, 70);
+        script_change(r.script, 999, patience_list(&r, 1));
+        rig_run(&r, 2000);
+        CHECK_STR(rig_addrs(&r), "10.1.0.1:80");
+    }
+    rig_deinit(&r);
+}
+
 static bool patience_quiet(rig *r, uint32_t min_ms, uint32_t max_ms)
 {
     sdc_instancer_desc desc;
@@ -464,6 +485,7 @@ static const test_case cases_patience[] = {
     TEST(test_22_restored_snapshot_is_read_at_once),
     TEST(test_22_restored_snapshot_of_a_young_watch),
     TEST(test_22_full_reads_for_want_of_trust_are_few),
+    TEST(test_12_first_instance_is_awaited),
     TEST(test_91_burst_is_one_event),
     TEST(test_91_unrest_is_shown_after_the_longest_time),
     TEST(test_91_change_and_back_is_no_event),
