@@ -146,14 +146,17 @@ static void faults_say_states(faults_world *w)
     }
 }
 
-/* 0 where the system has no /proc. */
-static unsigned long faults_rss_kib(void)
+/* `name` of /proc/self/status, in KiB. 0 where the system has no such thing. */
+static unsigned long faults_proc_kib(const char *name)
 {
     char line[256];
+    size_t len = strlen(name);
     unsigned long kib = 0;
     FILE *file = fopen("/proc/self/status", "r");
     while (file != NULL && kib == 0 && fgets(line, sizeof line, file) != NULL) {
-        (void)sscanf(line, "VmRSS: %lu", &kib);
+        if (strncmp(line, name, len) == 0 && line[len] == ':') {
+            kib = strtoul(line + len + 1, NULL, 10);
+        }
     }
     if (file != NULL) {
         fclose(file);
@@ -175,30 +178,55 @@ static size_t faults_num_descriptors(void)
     return num > 3 ? num - 3 : 0;
 }
 
-static void faults_say_stats(faults_world *w)
+typedef struct faults_sums {
+    sdc_stats stats;
+    size_t    num_tasks, num_connected, num_registered;
+} faults_sums;
+
+static void faults_sum_up(const faults_world *w, faults_sums *sums)
 {
-    sdc_stats sum = w->gone;
-    size_t num_registered = 0, num_tasks = 0, num_connected = 0;
+    memset(sums, 0, sizeof *sums);
+    sums->stats = w->gone;
     for (size_t i = 0; i < FAULTS_TASKS_MAX; i++) {
         const faults_one *one = &w->ones[i];
-        if (one->name[0] != '\0') {
-            faults_add_stats(&sum, faults_task(one));
-            num_tasks++;
-            num_connected += sdc_task_wants(faults_task(one)).fd >= 0 ? 1 : 0;
+        if (one->name[0] == '\0') {
+            continue;
         }
+        faults_add_stats(&sums->stats, faults_task(one));
+        sums->num_tasks++;
+        sums->num_connected += sdc_task_wants(faults_task(one)).fd >= 0 ? 1 : 0;
         if (one->registrar != NULL && sdc_registrar_is_registered(one->registrar)) {
-            num_registered++;
+            sums->num_registered++;
         }
     }
-    printf("stats\trss_kib=%lu\tdescriptors=%zu\tlive_bytes=%zu\tlive_blocks=%zu\tallocations=%llu"
-           "\trequests=%llu\tfailures=%llu\tchanges=%llu\tconnects=%llu\tregistrations=%llu"
-           "\theartbeats=%llu\tregistered=%zu\ttasks=%zu\tconnected=%zu\n",
-           faults_rss_kib(), faults_num_descriptors(), w->memory.live_bytes,
-           w->memory.live_blocks, (unsigned long long)w->memory.num_calls,
-           (unsigned long long)sum.requests, (unsigned long long)sum.failures,
-           (unsigned long long)sum.changes, (unsigned long long)sum.connects,
-           (unsigned long long)sum.registrations, (unsigned long long)sum.heartbeats,
-           num_registered, num_tasks, num_connected);
+}
+
+static void faults_say_number(const char *name, uint64_t number)
+{
+    printf("\t%s=%llu", name, (unsigned long long)number);
+}
+
+static void faults_say_stats(const faults_world *w)
+{
+    faults_sums sums;
+    faults_sum_up(w, &sums);
+    printf("stats");
+    faults_say_number("rss_kib", faults_proc_kib("VmRSS"));
+    faults_say_number("anon_kib", faults_proc_kib("RssAnon"));
+    faults_say_number("descriptors", faults_num_descriptors());
+    faults_say_number("live_bytes", w->memory.live_bytes);
+    faults_say_number("live_blocks", w->memory.live_blocks);
+    faults_say_number("allocations", w->memory.num_calls);
+    faults_say_number("requests", sums.stats.requests);
+    faults_say_number("failures", sums.stats.failures);
+    faults_say_number("changes", sums.stats.changes);
+    faults_say_number("connects", sums.stats.connects);
+    faults_say_number("registrations", sums.stats.registrations);
+    faults_say_number("heartbeats", sums.stats.heartbeats);
+    faults_say_number("tasks", sums.num_tasks);
+    faults_say_number("connected", sums.num_connected);
+    faults_say_number("registered", sums.num_registered);
+    printf("\n");
 }
 
 /* ---- commands -------------------------------------------------------------------------------- */
