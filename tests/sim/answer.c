@@ -330,6 +330,10 @@ static void send_list(peer *p, uint64_t index, uint32_t num, bool is_filtered)
     bool is_whole = reply(p, 200, headers.bytes, m->body.bytes, m->body.len);
     free(headers.bytes);
     uint64_t counted = index == 0 ? 1 : index;      /* as Consul's rules for clients have it    */
+    if (is_whole) {
+        v->told_index = model_is_on(p->agent, FAULT_INDEX_NONE) ? 0 : counted;
+        v->told_by = p->agent->nth;
+    }
     v->is_backwards = is_whole && counted < p->index && !model_is_on(p->agent, FAULT_INDEX_NONE);
     v->was_emptied = num == 0 || (!is_whole && v->was_emptied);
     note_emptiness(v, num, is_whole, is_filtered, now_of(p));
@@ -485,6 +489,29 @@ static uint64_t number_of(const peer *p, const char *key)
     return peer_param(p, key, value, sizeof value) ? strtoull(value, NULL, 10) : 0;
 }
 
+/* The index is the one that this very agent has told last, unless something went wrong since. What
+   comes late on a connection that is closed by now says nothing. */
+static void check_read(peer *p, const catalog_view *v)
+{
+    bool *expects_none = &p->agent->m->expects_no_index[p->view];
+    if (p->wait_ms == 0 || p->wait_ms > v->wait_ms) {
+        sim_fail(now_of(p), "a read with a wait of %u ms", (unsigned)p->wait_ms);
+    }
+    if (p->index == 0) {
+        *expects_none = false;
+    } else if (world_conn_is_open(p->conn)) {
+        if (*expects_none) {
+            sim_fail(now_of(p), "a read with index %llu after a failure",
+                     (unsigned long long)p->index);
+        }
+        if (p->index != v->told_index || p->agent->nth != v->told_by) {
+            sim_fail(now_of(p), "a read with index %llu at agent %u, not %llu at agent %u",
+                     (unsigned long long)p->index, (unsigned)p->agent->nth,
+                     (unsigned long long)v->told_index, (unsigned)v->told_by);
+        }
+    }
+}
+
 static void serve_read(peer *p)
 {
     model *m = p->agent->m;
@@ -497,17 +524,9 @@ static void serve_read(peer *p)
     p->index = number_of(p, "index");
     p->wait_ms = (uint32_t)number_of(p, "wait");
     m->num_reads[p->view]++;
+    check_read(p, &m->views[p->view]);
     m->views[p->view].is_backwards = false;
     m->views[p->view].retry_after_ms = 0;
-    if (p->index == 0) {
-        m->expects_no_index[p->view] = false;
-    } else if (m->expects_no_index[p->view] && world_conn_is_open(p->conn)) {
-        sim_fail(now_of(p), "a read with index %llu after a failure",
-                 (unsigned long long)p->index);
-    }
-    if (p->wait_ms == 0) {
-        sim_fail(now_of(p), "a read without a wait");
-    }
     if (!is_limited(p)) {
         read_unlimited(p);
     }
@@ -550,6 +569,19 @@ static token_kind kind_of_token(const char *text)
     }
     return strncmp(text, "half", 4) == 0 ? TOKEN_HALF
          : strncmp(text, "blind", 5) == 0 ? TOKEN_BLIND : TOKEN_UNKNOWN;
+}
+
+/* Long after a token was set, each request carries it. */
+static void check_token(const peer *p, const char *token)
+{
+    const model *m = p->agent->m;
+    size_t len = strlen(m->token);
+    bool is_it = token == NULL ? len == 0
+                               : strncmp(token, m->token, len) == 0 && token[len] == '\r';
+    if (m->has_token && now_of(p) >= m->token_at_ms + TOKEN_LATE_MS && !is_it &&
+        world_conn_is_open(p->conn)) {
+        sim_fail(now_of(p), "a request does not have the token \"%s\"", m->token);
+    }
 }
 
 /* Cuts the request line into texts. */
@@ -605,7 +637,9 @@ static void begin(peer *p)
 {
     uint32_t think_ms = sim_below(dice(p), p->agent->m->desc.think_ms + 1);
     sim_now.exchanges++;
-    p->token = kind_of_token(header_of(p->in, "X-Consul-Token: "));
+    const char *token = header_of(p->in, "X-Consul-Token: ");
+    check_token(p, token);
+    p->token = kind_of_token(token);
     cut_request(p);
     p->view = -1;
     p->index = 0;

@@ -82,6 +82,9 @@ typedef struct catalog_view {
     uint64_t   hidden_once_at_ms;   /* when there was one last, and when two in a row; 0 never  */
     uint64_t   hidden_at_ms;
     bool       was_emptied;         /* the newest answer was empty, for whatever reason         */
+    uint64_t   told_index;          /* by the newest answer that went out whole; 0 none         */
+    uint32_t   told_by;             /* which agent                                              */
+    uint32_t   wait_ms;             /* the longest wait that may be asked for                   */
     uint32_t   retry_after_ms;      /* what the newest answer asked for                         */
     bool       is_backwards;        /* its index was lower than the one asked with: the library
                                        asks again before it publishes anything                  */

@@ -109,6 +109,13 @@ uint64_t model_num_reads(const model *m, uint32_t view)
     return m->num_reads[view];
 }
 
+void model_expect_token(model *m, const char *token)
+{
+    m->has_token = token != NULL;
+    m->token_at_ms = world_now(m->w);
+    (void)snprintf(m->token, sizeof m->token, "%s", token != NULL ? token : "");
+}
+
 uint32_t model_take_retry_after(model *m, uint32_t view)
 {
     uint32_t ms = m->views[view].retry_after_ms;
@@ -144,6 +151,7 @@ uint32_t model_add_view(model *m, const catalog_view *question)
     v->tags = question->tags;
     v->passing_only = question->passing_only;
     v->worst = question->worst;
+    v->wait_ms = question->wait_ms;
     catalog_view_note(v, &m->now, world_now(m->w));
     return m->num_views++;
 }
@@ -651,7 +659,8 @@ model *model_create(world *w, sim_random *random, const model_desc *desc)
     m->w = w;
     m->random = random;
     m->desc = *desc;
-    m->now.index = 5 + sim_below(random, 40);
+    /* numbers that a double cannot hold are as good as small ones */
+    m->now.index = (sim_chance(random, 20) ? (uint64_t)1 << 60 : 5) + sim_below(random, 40);
     locals_init(m);
     for (uint32_t i = 0; i < desc->num_agents; i++) {
         model_agent *a = &m->agents[i];

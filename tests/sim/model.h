@@ -58,6 +58,9 @@ const catalog_view *model_view(const model *m, uint32_t nth);
 /* Tokens: "" and what begins with "good" may do everything, "half" cannot see node n0, "blind"
    sees nothing and writes nothing, all others are unknown. */
 
+/* From a while after now on all requests must carry this token; NULL: any. */
+void model_expect_token(model *m, const char *token);
+
 /* One random change of an instance that no agent registered. `service` -1: any. */
 void model_change(model *m, int service);
 /* One of the checks that an agent makes itself. */

@@ -5,7 +5,7 @@
 
 #include "model.h"
 
-enum { PEER_IN = 8192, LEADER_HOLD_MS = 7000 };
+enum { PEER_IN = 8192, LEADER_HOLD_MS = 7000, TOKEN_LATE_MS = 30000 };
 
 typedef struct model_agent model_agent;
 
@@ -65,7 +65,9 @@ struct model {
     bool         expects_no_index[MODEL_VIEWS];
     uint32_t     num_views;
     uint64_t     num_forgotten;
-    uint32_t     num_ids;
+    char         token[32];         /* which all requests must carry by now                     */
+    bool         has_token;
+    uint64_t     token_at_ms;
     model_text   body, out;         /* of the answer that is being written                      */
     sdc_json    *json;              /* for what is PUT                                          */
     struct put_reader *reader;

@@ -73,7 +73,9 @@ static void make_client(story *s)
     s->client_desc.request_timeout_ms = sim_between(&s->random, 3000, 15000);
     s->has_token_file = sim_chance(&s->random, 25);
     if (s->has_token_file) {
-        world_file_set(s->w, token_file, " good-file\n");
+        s->is_file_there = true;
+        s->file_token = "good-file";
+        world_file_set(s->w, token_file, s->file_token);
         s->client_desc.token_file = token_file;
     } else {
         s->client_desc.token = sim_chance(&s->random, 50) ? "good-token" : NULL;
@@ -167,10 +169,21 @@ static uint32_t strength_of(sim_random *r, sim_fault fault)
     }
 }
 
+static void have_memory(void *user)
+{
+    story *s = (story *)user;
+    fault_alloc_fail(&s->memory, 0, false);
+}
+
+/* One allocation fails, or all for a while. */
 static void fail_memory(story *s)
 {
+    bool is_for_good = sim_chance(&s->random, 20);
     sim_hit(FAULT_NO_MEMORY);
-    fault_alloc_fail(&s->memory, 1 + sim_below(&s->random, 40), false);
+    fault_alloc_fail(&s->memory, 1 + sim_below(&s->random, 40), is_for_good);
+    if (is_for_good) {
+        world_after(s->w, sim_span(&s->random, 10, 20000), have_memory, s);
+    }
 }
 
 static void begin_fault(story *s, sim_fault fault, uint32_t ms)
@@ -221,6 +234,9 @@ static void on_fault(void *user)
     world_after(s->w, 1 + sim_below(&s->random, 2 * s->fault_gap_ms), on_fault, s);
 }
 
+static void set_token(story *s, const char *token);
+static void set_token_file(story *s, const char *token);
+
 static void end_faults(story *s)
 {
     s->is_calm = true;
@@ -234,9 +250,9 @@ static void end_faults(story *s)
         }
     }
     fault_alloc_fail(&s->memory, 0, false);
-    (void)sdc_client_set_token(s->client, NULL);
+    set_token(s, NULL);
     if (s->has_token_file) {
-        world_file_set(s->w, token_file, "good-again");
+        set_token_file(s, "good-again");
     }
     for (uint32_t i = 0; i < s->num_keepers; i++) {
         keeper_heal(&s->keepers[i]);
@@ -246,21 +262,53 @@ static void end_faults(story *s)
 
 /* ---- what the program does ------------------------------------------------------------------- */
 
+/* What the requests should carry from now on, as far as it is known: a file that went away may have
+   gone before it was read. */
+static void expect_token(story *s)
+{
+    const char *token = s->client_desc.token != NULL ? s->client_desc.token : "";
+    if (s->is_token_set) {
+        token = s->token;
+    } else if (s->has_token_file) {
+        token = s->is_file_there ? s->file_token : NULL;
+    }
+    model_expect_token(s->m, token);
+}
+
+static void set_token(story *s, const char *token)
+{
+    sim_trace(story_now(s), "token: %s", token != NULL ? token : "(configured)");
+    if (sdc_client_set_token(s->client, token) == SDC_OK) {
+        s->is_token_set = token != NULL;
+        s->token = token;
+        expect_token(s);
+    }
+}
+
+static void set_token_file(story *s, const char *token)
+{
+    char text[40];
+    sim_trace(story_now(s), "token file: %s", token != NULL ? token : "(removed)");
+    s->is_file_there = token != NULL;
+    s->file_token = token;
+    if (token != NULL) {
+        (void)snprintf(text, sizeof text, " %s\n", token);
+        world_file_set(s->w, token_file, text);
+    } else {
+        world_file_remove(s->w, token_file);
+    }
+    expect_token(s);
+}
+
 static void set_some_token(story *s)
 {
     static const char *const tokens[] = { NULL, NULL, "", "good-2", "bad", "blind", "half" };
     const char *token = tokens[sim_below(&s->random, 7)];
     if (s->has_token_file && sim_chance(&s->random, 60)) {
-        sim_trace(story_now(s), "token file: %s", token != NULL ? token : "(removed)");
-        if (token != NULL) {
-            world_file_set(s->w, token_file, token);
-        } else {
-            world_file_remove(s->w, token_file);
-        }
-        return;
+        set_token_file(s, token);
+    } else {
+        set_token(s, token);
     }
-    sim_trace(story_now(s), "token: %s", token != NULL ? token : "(configured)");
-    (void)sdc_client_set_token(s->client, token);
 }
 
 /* Stopped tasks are destroyed, gone ones made anew. */

@@ -88,7 +88,8 @@ struct story {
     sdc_logger   logger;
     sdc_io       io;
     char         address[128];
-    bool         has_token_file;
+    bool         has_token_file, is_file_there, is_token_set;
+    const char  *token, *file_token;        /* by sdc_client_set_token, and in the file         */
     sdc_client_desc client_desc;
     sdc_client  *client;
     uint32_t     num_agents, num_watches, num_keepers;

@@ -46,6 +46,16 @@ static void choose_question(watch *w, catalog_view *v)
     q->worst_status = v->worst;
 }
 
+static uint32_t cap_ms(const watch *w)
+{
+    return w->desc.backoff_max_ms != 0 ? w->desc.backoff_max_ms : 60000;
+}
+
+static uint32_t wait_ms(const watch *w)
+{
+    return w->desc.query.wait_ms != 0 ? w->desc.query.wait_ms : 60000;
+}
+
 void watch_init(watch *w, story *s, uint32_t nth)
 {
     static const uint32_t waits[] = { 0, 0, 10000, 30000, 2000, 300000 };
@@ -58,29 +68,20 @@ void watch_init(watch *w, story *s, uint32_t nth)
     w->s = s;
     w->nth = nth;
     choose_question(w, &v);
+    w->desc.query.wait_ms = one_of(r, waits, 6);
+    v.wait_ms = wait_ms(w);
     w->view = model_add_view(s->m, &v);
     (void)snprintf(w->number, sizeof w->number, "%u", (unsigned)w->view % 100);
     w->param.key = "sim";
     w->param.value = w->number;
     w->desc.query.params = &w->param;
     w->desc.query.num_params = 1;
-    w->desc.query.wait_ms = one_of(r, waits, 6);
     w->desc.query.consistency = (sdc_consistency)sim_below(r, 3);
     w->desc.query.max_stale_ms = sim_chance(r, 20) ? 2 + sim_below(r, 4) : 0;
     w->desc.backoff_max_ms = one_of(r, caps, 5);
     w->desc.backoff_min_ms = sim_chance(r, 20) ? 200 : 0;
     w->desc.resync_ms = one_of(r, resyncs, 4);
     w->desc.quiet_min_ms = one_of(r, quiets, 6);
-}
-
-static uint32_t cap_ms(const watch *w)
-{
-    return w->desc.backoff_max_ms != 0 ? w->desc.backoff_max_ms : 60000;
-}
-
-static uint32_t wait_ms(const watch *w)
-{
-    return w->desc.query.wait_ms != 0 ? w->desc.query.wait_ms : 60000;
 }
 
 /* A read that is held by nobody any more ends by its deadline; then one pause, of up to the cap of
