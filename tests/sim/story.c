@@ -115,6 +115,46 @@ static void story_init(story *s, uint64_t seed)
     }
 }
 
+/* ---- tokens ---------------------------------------------------------------------------------- */
+
+/* What the requests should carry from now on, as far as it is known: a file that went away, or is
+   empty, leaves the token that was read last. */
+static void expect_token(story *s)
+{
+    const char *token = s->client_desc.token != NULL ? s->client_desc.token : "";
+    if (s->is_token_set) {
+        token = s->token;
+    } else if (s->has_token_file) {
+        token = s->is_file_there && s->file_token[0] != '\0' ? s->file_token : NULL;
+    }
+    model_expect_token(s->m, token);
+}
+
+static void set_token(story *s, const char *token)
+{
+    sim_trace(story_now(s), "token: %s", token != NULL ? token : "(configured)");
+    if (sdc_client_set_token(s->client, token) == SDC_OK) {
+        s->is_token_set = token != NULL;
+        s->token = token;
+        expect_token(s);
+    }
+}
+
+static void set_token_file(story *s, const char *token)
+{
+    char text[40];
+    sim_trace(story_now(s), "token file: %s", token != NULL ? token : "(removed)");
+    s->is_file_there = token != NULL;
+    s->file_token = token;
+    if (token != NULL) {
+        (void)snprintf(text, sizeof text, " %s\n", token);
+        world_file_set(s->w, token_file, text);
+    } else {
+        world_file_remove(s->w, token_file);
+    }
+    expect_token(s);
+}
+
 /* ---- changes and faults ---------------------------------------------------------------------- */
 
 /* Mostly of what somebody watches. */
@@ -181,6 +221,7 @@ static void fail_memory(story *s)
     bool is_for_good = sim_chance(&s->random, 20);
     sim_hit(FAULT_NO_MEMORY);
     fault_alloc_fail(&s->memory, 1 + sim_below(&s->random, 40), is_for_good);
+    expect_token(s);            /* which may not be read from its file meanwhile */
     if (is_for_good) {
         world_after(s->w, sim_span(&s->random, 10, 20000), have_memory, s);
     }
@@ -234,9 +275,6 @@ static void on_fault(void *user)
     world_after(s->w, 1 + sim_below(&s->random, 2 * s->fault_gap_ms), on_fault, s);
 }
 
-static void set_token(story *s, const char *token);
-static void set_token_file(story *s, const char *token);
-
 static void end_faults(story *s)
 {
     s->is_calm = true;
@@ -261,44 +299,6 @@ static void end_faults(story *s)
 }
 
 /* ---- what the program does ------------------------------------------------------------------- */
-
-/* What the requests should carry from now on, as far as it is known: a file that went away may have
-   gone before it was read. */
-static void expect_token(story *s)
-{
-    const char *token = s->client_desc.token != NULL ? s->client_desc.token : "";
-    if (s->is_token_set) {
-        token = s->token;
-    } else if (s->has_token_file) {
-        token = s->is_file_there ? s->file_token : NULL;
-    }
-    model_expect_token(s->m, token);
-}
-
-static void set_token(story *s, const char *token)
-{
-    sim_trace(story_now(s), "token: %s", token != NULL ? token : "(configured)");
-    if (sdc_client_set_token(s->client, token) == SDC_OK) {
-        s->is_token_set = token != NULL;
-        s->token = token;
-        expect_token(s);
-    }
-}
-
-static void set_token_file(story *s, const char *token)
-{
-    char text[40];
-    sim_trace(story_now(s), "token file: %s", token != NULL ? token : "(removed)");
-    s->is_file_there = token != NULL;
-    s->file_token = token;
-    if (token != NULL) {
-        (void)snprintf(text, sizeof text, " %s\n", token);
-        world_file_set(s->w, token_file, text);
-    } else {
-        world_file_remove(s->w, token_file);
-    }
-    expect_token(s);
-}
 
 static void set_some_token(story *s)
 {
