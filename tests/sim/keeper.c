@@ -213,7 +213,8 @@ const char *keeper_wrong(const keeper *k)
 {
     const char *worst = "it is nowhere";
     for (uint32_t i = 0; i < k->s->num_agents; i++) {
-        const model_local *l = model_find(k->s->m, i, sdc_registrar_id(k->registrar));
+        const model_local *l = model_is_up(k->s->m, i)
+                                   ? model_find(k->s->m, i, sdc_registrar_id(k->registrar)) : NULL;
         const char *wrong = l != NULL ? wrong_local(k, l) : worst;
         if (wrong == NULL) {
             return NULL;

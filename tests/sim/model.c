@@ -86,7 +86,7 @@ bool model_has_leader(const model_agent *a)
 
 bool model_is_up(const model *m, uint32_t nth)
 {
-    return m->agents[nth].is_up;
+    return m->agents[nth].is_up && !model_is_on(&m->agents[nth], FAULT_BLACKHOLE);
 }
 
 bool model_is_clear(const model *m)

@@ -69,7 +69,7 @@ void model_flip_check(model *m);
 void model_meddle(model *m, const char *id, bool removes);
 /* The service that agent `nth` keeps under this id, or NULL. */
 const model_local *model_find(const model *m, uint32_t nth, const char *id);
-bool model_is_up(const model *m, uint32_t nth);
+bool model_is_up(const model *m, uint32_t nth);         /* and can be reached             */
 bool model_is_clear(const model *m);            /* no fault is on                               */
 
 /* A fault of one agent begins or ends; `param` is its strength, and depends on it. */

@@ -501,12 +501,18 @@ static void check_memory(story *s)
 static void check_rest(story *s)
 {
     uint64_t before[STORY_WATCHES];
+    uint64_t opened = world_seen(s->w)->opened;
     for (uint32_t i = 0; i < s->num_watches; i++) {
         before[i] = s->watches[i].seen.requests;
     }
     for (uint32_t part = 0; part < 6; part++) {
         drive_for(s, 10000);
         check_truth(s, "at rest");
+    }
+    /* of several agents the first one is looked for now and then */
+    if (s->num_agents == 1 && world_seen(s->w)->opened != opened) {
+        sim_fail(story_now(s), "%u new connections at rest",
+                 (unsigned)(world_seen(s->w)->opened - opened));
     }
     for (uint32_t i = 0; i < s->num_watches; i++) {
         const watch *w = &s->watches[i];
@@ -529,10 +535,28 @@ static void finish_stopping(story *s)
     renew(s);
 }
 
+/* Where there are several agents one that works is enough. */
+static void leave_one_agent(story *s)
+{
+    uint32_t left = sim_below(&s->random, s->num_agents);
+    sim_fault fault = sim_chance(&s->random, 50) ? FAULT_KILL : FAULT_BLACKHOLE;
+    for (uint32_t i = 0; i < s->num_agents; i++) {
+        if (i != left) {
+            model_fault_on(s->m, i, fault, 1);
+        }
+    }
+    drive_for(s, bound_ms(s));
+    check_truth(s, "with one agent left");
+    end_faults(s);
+}
+
 static void calm(story *s)
 {
     end_faults(s);
     finish_stopping(s);
+    if (s->num_agents > 1 && sim_chance(&s->random, 50)) {
+        leave_one_agent(s);
+    }
     drive_for(s, bound_ms(s));
     check_truth(s, "long after all faults are over");
     if (!sim_has_failed()) {
