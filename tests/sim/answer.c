@@ -285,18 +285,25 @@ static uint32_t put_list(model_text *t, const peer *p, const catalog *c, catalog
 {
     const catalog_view *v = &p->agent->m->views[p->view];
     const catalog_service *s = &c->services[v->service];
+    catalog_view asked = *v;
     uint32_t num = 0;
     bool is_first = true;
+    if (is_streamed(p) && model_is_on(p->agent, FAULT_LOOSE_TAGS) && v->tags != 0) {
+        sim_hit(FAULT_LOOSE_TAGS);
+        asked.tags = 0;
+    }
     text_clear(t);
     text_put(t, "[");
     for (uint32_t i = 0; i < s->num; i++) {
         const catalog_instance *at = &s->instances[i];
-        if (catalog_is_seen(at, sight) && catalog_view_has(v, at)) {
-            text_add(t, ",", is_first ? 0 : 1);
-            text_add(t, at->json, at->json_len);
-            num += v->worst == SDC_STATUS_UNSET || at->status <= v->worst ? 1 : 0;
-            is_first = false;
+        if (!catalog_is_seen(at, sight) || !catalog_view_has(&asked, at)) {
+            continue;
         }
+        text_add(t, ",", is_first ? 0 : 1);
+        text_add(t, at->json, at->json_len);
+        is_first = false;
+        bool is_kept = v->worst == SDC_STATUS_UNSET || at->status <= v->worst;
+        num += is_kept && catalog_view_has_tags(v, at) ? 1 : 0;
     }
     text_put(t, "]");
     return num;
@@ -424,6 +431,23 @@ static void wait_for_leader(peer *p)
     world_conn_timer(p->conn, LEADER_HOLD_MS);
 }
 
+/* An agent that does not hold queries is asked ever more slowly, as long as nothing changes. Over a
+   slow network an answer looks as if it had been held. */
+static void check_pace(peer *p)
+{
+    catalog_view *v = &p->agent->m->views[p->view];
+    bool is_idle = v->idle_hash == v->hash && p->noise == NUM_FAULTS &&
+                   !model_is_on(&p->agent->m->agents[0], FAULT_SLOW) &&
+                   token_now(p) == TOKEN_FULL && p->index == v->told_index;
+    v->num_idle = is_idle ? v->num_idle + 1 : 0;
+    v->idle_hash = v->hash;
+    if (v->num_idle > IDLE_FAST && now_of(p) - v->idle_at_ms < IDLE_SLOW_MS) {
+        sim_fail(now_of(p), "a read %llu ms after the one before, of an agent that does not hold "
+                 "queries", (unsigned long long)(now_of(p) - v->idle_at_ms));
+    }
+    v->idle_at_ms = now_of(p);
+}
+
 static void read_unlimited(peer *p)
 {
     const model_agent *a = p->agent;
@@ -440,6 +464,7 @@ static void read_unlimited(peer *p)
         answer_read(p);
     } else if (model_is_on(a, FAULT_NO_BLOCK)) {
         sim_hit(FAULT_NO_BLOCK);
+        check_pace(p);
         answer_waited(p);
     } else if (!is_denied && model_index_for(p) > p->index) {
         answer_read(p);
@@ -525,6 +550,9 @@ static void serve_read(peer *p)
     p->wait_ms = (uint32_t)number_of(p, "wait");
     m->num_reads[p->view]++;
     check_read(p, &m->views[p->view]);
+    if (p->index == 0 || !model_is_on(p->agent, FAULT_NO_BLOCK)) {
+        m->views[p->view].num_idle = 0;
+    }
     m->views[p->view].is_backwards = false;
     m->views[p->view].retry_after_ms = 0;
     if (!is_limited(p)) {

@@ -330,9 +330,14 @@ bool catalog_remove(catalog *c, uint32_t service, const char *node, const char *
 
 /* ---- views ----------------------------------------------------------------------------------- */
 
+bool catalog_view_has_tags(const catalog_view *v, const catalog_instance *instance)
+{
+    return (instance->tags & v->tags) == v->tags;
+}
+
 bool catalog_view_has(const catalog_view *v, const catalog_instance *instance)
 {
-    return (instance->tags & v->tags) == v->tags &&
+    return catalog_view_has_tags(v, instance) &&
            (!v->passing_only || instance->status == SDC_STATUS_PASSING);
 }
 

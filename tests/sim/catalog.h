@@ -84,6 +84,9 @@ typedef struct catalog_view {
     bool       was_emptied;         /* the newest answer was empty, for whatever reason         */
     uint64_t   told_index;          /* by the newest answer that went out whole; 0 none         */
     uint32_t   told_by;             /* which agent                                              */
+    /* answers in a row that came at once though a query was to be held, and said nothing new */
+    uint32_t   num_idle;
+    uint64_t   idle_hash, idle_at_ms;
     uint32_t   wait_ms;             /* the longest wait that may be asked for                   */
     uint32_t   retry_after_ms;      /* what the newest answer asked for                         */
     bool       is_backwards;        /* its index was lower than the one asked with: the library
@@ -93,6 +96,7 @@ typedef struct catalog_view {
 
 /* Whether Consul has this instance in its answer; worst is not Consul's business. */
 bool catalog_view_has(const catalog_view *v, const catalog_instance *instance);
+bool catalog_view_has_tags(const catalog_view *v, const catalog_instance *instance);
 bool catalog_is_seen(const catalog_instance *instance, catalog_sight sight);
 /* Notes what is true now. */
 void catalog_view_note(catalog_view *v, const catalog *c, uint64_t now_ms);

@@ -236,6 +236,17 @@ bool keeper_is_anywhere(const keeper *k)
     return false;
 }
 
+bool keeper_is_home(const keeper *k)
+{
+    for (uint32_t i = 0; i < k->s->num_agents; i++) {
+        bool is_here = model_find(k->s->m, i, sdc_registrar_id(k->registrar)) != NULL;
+        if (i == 0 ? !is_here : is_here && (k->orphans >> i & 1) == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void grant(keeper *k, uint64_t num)
 {
     k->credit += num * REQUEST;
@@ -407,6 +418,7 @@ void keeper_on_result(keeper *k, sdc_err result)
             sim_fail(now_ms, "registrar %u: stopped %llu ms after it was asked to",
                      (unsigned)k->nth, (unsigned long long)(now_ms - k->stopped_ms));
         }
+        k->took_ms = k->is_stopped ? k->took_ms : now_ms - k->stopped_ms;
         k->is_stopped = true;
     } else if (k->is_stopped) {
         sim_fail(now_ms, "registrar %u: %s after SDC_STOPPED", (unsigned)k->nth,

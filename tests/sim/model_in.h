@@ -5,7 +5,8 @@
 
 #include "model.h"
 
-enum { PEER_IN = 8192, LEADER_HOLD_MS = 7000, TOKEN_LATE_MS = 30000 };
+enum { PEER_IN = 8192, LEADER_HOLD_MS = 7000, TOKEN_LATE_MS = 30000,
+       IDLE_FAST = 12, IDLE_SLOW_MS = 10000 };
 
 typedef struct model_agent model_agent;
 

@@ -87,6 +87,7 @@ typedef enum sim_fault {
     FAULT_STUCK_INDEX,          /* changes neither move the index nor wake anybody              */
     FAULT_FROZEN_VIEW,          /* a streamed view that misses everything                       */
     FAULT_NO_BLOCK,             /* blocking queries are answered at once                        */
+    FAULT_LOOSE_TAGS,           /* a streamed view has instances without the tags too           */
     FAULT_GLOBAL_INDEX,         /* each change anywhere wakes everybody                         */
     FAULT_FOLLOWER,             /* the index goes up and down a little                          */
     FAULT_INDEX_ZERO,

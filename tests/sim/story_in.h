@@ -54,7 +54,7 @@ typedef struct keeper {
     sdc_registrar     *registrar;
     sdc_task          *task;
     bool               is_stopping, is_stopped;
-    uint64_t           stopped_ms;
+    uint64_t           stopped_ms, took_ms;
     /* what is wanted */
     uint32_t           tags;
     uint64_t           set_at_ms;           /* when the last status was set                     */
@@ -142,6 +142,8 @@ uint64_t keeper_bound_ms(const keeper *k);
 /* NULL: some agent has it as it is wanted; else what is wrong with the best. */
 const char *keeper_wrong(const keeper *k);
 bool keeper_is_anywhere(const keeper *k);
+/* At the first agent, and (but for what an earlier registrar left) nowhere else. */
+bool keeper_is_home(const keeper *k);
 
 /* ---- drive.c --------------------------------------------------------------------------------- */
 
