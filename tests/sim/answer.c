@@ -382,7 +382,6 @@ static void answer_denied(peer *p)
 static void answer_waited(peer *p)
 {
     const model_agent *a = p->agent;
-    const catalog_view *v = &a->m->views[p->view];
     uint64_t held_ms = now_of(p) - p->asked_ms;
     if (p->is_by_proxy) {
         sim_hit(FAULT_PROXY_TIMEOUT);
@@ -402,7 +401,6 @@ static void answer_waited(peer *p)
     } else if (model_is_on(a, FAULT_FALSE_EMPTY) && p->index > 1 && sim_chance(dice(p), 60)) {
         answer_false_empty(p, 1, FAULT_FALSE_EMPTY);
     } else {
-        (void)v;
         answer_read(p);
     }
 }
@@ -548,7 +546,6 @@ static void serve_read(peer *p)
     p->view = (int)strtoul(value, NULL, 10);
     p->index = number_of(p, "index");
     p->wait_ms = (uint32_t)number_of(p, "wait");
-    m->num_reads[p->view]++;
     check_read(p, &m->views[p->view]);
     if (p->index == 0 || !model_is_on(p->agent, FAULT_NO_BLOCK)) {
         m->views[p->view].num_idle = 0;

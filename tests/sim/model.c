@@ -104,11 +104,6 @@ uint64_t model_num_forgotten(const model *m)
     return m->num_forgotten;
 }
 
-uint64_t model_num_reads(const model *m, uint32_t view)
-{
-    return m->num_reads[view];
-}
-
 void model_expect_token(model *m, const char *token)
 {
     m->has_token = token != NULL;
@@ -316,14 +311,13 @@ static void add_some(model *m, uint32_t service)
     }
 }
 
-static void remove_external(model *m, catalog_service *s)
+static void remove_external(catalog_service *s)
 {
     for (uint32_t i = s->num; i-- > 0;) {
         if (!s->instances[i].is_registered) {
             s->instances[i] = s->instances[--s->num];
         }
     }
-    (void)m;
 }
 
 void model_change(model *m, int which)
@@ -338,7 +332,7 @@ void model_change(model *m, int which)
     if (at == NULL || what < 25 || s->num < 2) {
         add_some(m, service);
     } else if (what < 27) {
-        remove_external(m, s);
+        remove_external(s);
     } else if (what < 45) {
         (void)catalog_remove(&m->now, service, at->node, at->id);
     } else {
@@ -614,8 +608,6 @@ void model_fault_off(model *m, uint32_t agent, sim_fault fault)
         free(a->frozen);
         a->frozen = NULL;
         look_at_all(m);
-    } else if (fault == FAULT_STUCK_INDEX) {
-        sim_trace(world_now(m->w), "the index moves again");
     }
     set_mode(a);
     set_network(m);

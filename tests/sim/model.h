@@ -79,7 +79,6 @@ void model_snapshot(model *m);                  /* what FAULT_RESTORE goes back 
 
 /* How often an agent said that it does not know what was registered, or forgot it unasked. */
 uint64_t model_num_forgotten(const model *m);
-uint64_t model_num_reads(const model *m, uint32_t view);
 /* Whether the watch knows of instances: only then one false empty does it no harm. */
 void     model_tell_filled(model *m, uint32_t view, bool is_filled);
 /* The pause that the newest answer to this view asked for, once. */

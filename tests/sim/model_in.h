@@ -62,7 +62,6 @@ struct model {
     catalog     *snapshot;          /* NULL: none was taken                                     */
     model_agent  agents[MODEL_AGENTS];
     catalog_view views[MODEL_VIEWS];
-    uint64_t     num_reads[MODEL_VIEWS];
     bool         expects_no_index[MODEL_VIEWS];
     uint32_t     num_views;
     uint64_t     num_forgotten;
