@@ -104,7 +104,8 @@
    the next one when it cannot connect, gets no answer in time, is refused for a
    limit, or hears that there is no leader; a connection that breaks is made
    again with the same agent first. After five minutes elsewhere it looks for
-   the first one again. A name is resolved anew for each connection, and all of
+   the first one again, for connect_timeout_ms at most, and else goes back to
+   where it was. A name is resolved anew for each connection, and all of
    its addresses are tried.
 
    A token goes into the X-Consul-Token header and nowhere else. The file is
@@ -278,7 +279,8 @@
              second where a query broke that had been held; after further ones
              anywhere within half of the time that it has been failing, at
              least 1 s and at most 60 s. After 403 and 429 not under a second,
-             and not before Retry-After has passed (at most backoff_max_ms).
+             and not before Retry-After has passed (of that at most
+             backoff_max_ms, and an eighth more at random).
              It has no index. One good answer ends it. With several agents
              the first round of their list goes on after 10 ms each.
    Waits     Two queries in a row that are held for ten seconds or more and then
@@ -577,7 +579,8 @@ SDC_API const sdc_io *sdc_io_posix(void);
 typedef struct sdc_client_desc {
     const char *address;            /* "host:port" | "http://host:port/prefix" |
                                        "https://..." | "unix:///path"; several
-                                       agents by comma, the preferred one first
+                                       agents by comma, also where one is a unix
+                                       path, the preferred one first
                                        (CONSUL_HTTP_ADDR, 127.0.0.1:8500)     */
     const char *token;              /* ACL token             (see token_file) */
     const char *token_file;         /* trimmed, read anew for each request;
@@ -792,7 +795,8 @@ SDC_API void sdc_event_release(const sdc_event *event);
 /* Each blocks the caller for at most request_timeout_ms; the last one, asked
    with an index, for wait_ms + wait_ms/16 + 10 s. The system's resolver is not
    bounded by that. Of several agents the first that works is used, each with a
-   time of its own. Any thread.
+   time of its own; one that got the request but did not answer may have done
+   what it asks. Any thread.
    Errors: SDC_ERR_ARG before anything is sent, and those of the exchange. */
 SDC_API sdc_err sdc_client_register(sdc_client *client,
                                     const sdc_registration *registration,
@@ -937,7 +941,8 @@ typedef struct sdc_instancer_desc {
     uint32_t  resync_ms;            /* a full read with index 0 (600000)      */
     uint32_t  quiet_min_ms;         /* a burst of changes is one event: shown
                                        after no change for so long (0: at once);
-                                       the first list and errors are not held */
+                                       the first list and errors are not held,
+                                       and a stop drops what is               */
     uint32_t  quiet_max_ms;         /* but not later than this after the first
                                        change             (4 * quiet_min_ms)  */
 } sdc_instancer_desc;
@@ -6958,6 +6963,15 @@ static void sdci_call_end(sdci_call *call)
     sdci_call_enter(call, SDCI_CALL_IDLE, 0);
 }
 
+/* Between exchanges, goes to that agent from now on: what was seen of another proves nothing. */
+static void sdci_call_use_agent(sdci_call *call, size_t which)
+{
+    if (which != sdci_link_which(&call->link)) {
+        call->num_silent = 0;
+        sdci_link_use(&call->link, which);
+    }
+}
+
 /* Ends the exchange and the connection with it. */
 static void sdci_call_abort(sdci_call *call)
 {
@@ -7897,6 +7911,7 @@ typedef struct sdci_answer {
     sdci_str token;             /* as it was sent; valid as long as the request, and so is: */
     sdci_str path;              /* without prefix and query, for messages */
     const char *method;
+    const char *agent;          /* its name */
     int status;
     bool known_leader, is_streaming, filtered_by_acl;
     bool is_encoded;            /* in a way that nobody asked for */
@@ -7986,6 +8001,7 @@ static void sdci_answer_init(sdci_answer *answer, const sdci_request *request, c
 {
     memset(answer, 0, sizeof *answer);
     answer->method = method;
+    answer->agent = request->agent->name;
     answer->path = sdci_slice("", 0);
     if (request->out->err != SDC_OK) {
         return;
@@ -8039,12 +8055,12 @@ static sdc_err sdci_answer_code(const sdci_answer *answer)
     return SDC_ERR_STATUS;
 }
 
-/* "GET /v1/health/service/web: what is wrong with the answer" */
+/* "10.0.0.1:8500: GET /v1/health/service/web: what is wrong with the answer" */
 static sdc_err sdci_answer_fail(const sdci_answer *answer, sdc_error *error, sdc_err code,
                                 const char *what)
 {
-    (void)sdci_fail(error, code, "%s %.*s: %s", answer->method, (int)answer->path.len,
-                    answer->path.ptr, what);
+    (void)sdci_fail(error, code, "%.70s: %s %.*s: %s", answer->agent, answer->method,
+                    (int)answer->path.len, answer->path.ptr, what);
     if (error != NULL) {
         error->http_status = answer->status;
     }
@@ -8074,7 +8090,7 @@ static sdc_err sdci_answer_result(sdci_answer *answer, sdc_error *error)
                                 "a content encoding that was not asked for");
     }
     sdc_err code = sdci_answer_code(answer);
-    (void)sdci_fail(error, code, "%s %.*s: status %d%s%s%s", answer->method,
+    (void)sdci_fail(error, code, "%.70s: %s %.*s: status %d%s%s%s", answer->agent, answer->method,
                     (int)answer->path.len, answer->path.ptr, answer->status,
                     answer->text_len > 0 ? ": " : "", answer->text,
                     sdci_answer_hint(answer));
@@ -8254,7 +8270,7 @@ static bool sdci_client_tries_next(sdci_call *call, const sdci_answer *answer, s
 
     if (!is_over) {
         sdci_call_abort(call);
-        sdci_link_use(&call->link, next);
+        sdci_call_use_agent(call, next);
     }
     return !is_over;
 }
@@ -8561,7 +8577,7 @@ static void sdci_task_failed(sdc_task *task, const sdc_error *error)
    the list, after a while, each task at a time of its own. */
 static void sdci_task_use_agent(sdc_task *task, size_t which)
 {
-    sdci_link_use(&task->call.link, which);
+    sdci_call_use_agent(&task->call, which);
     task->home_at_ms = which == 0 ? SDCI_FOREVER
                      : task->now_ms + SDCI_RETURN_MS +
                        sdci_random_upto(&task->random, SDCI_RETURN_MS / 4);
@@ -10200,7 +10216,7 @@ static sdc_err sdci_cache_show(sdc_cache *cache)
     const sdc_event *unseen = cache->unseen;
 
     if (unseen == NULL) {
-        return SDC_OK;
+        return sdci_cache_broadcast(cache);     /* who could not be told before */
     }
     cache->unseen = NULL;
     if (sdci_same_instances(unseen, cache->current)) {
@@ -12252,6 +12268,8 @@ bool sdc_registrar_is_registered(const sdc_registrar *registrar)
 #define SDCI_WAIT_GROWS      8u         /* held queries in a row, before longer ones are tried */
 #define SDCI_FULL_EVERY_MS   10000u     /* full reads for want of trust come no faster */
 #define SDCI_CONFIRM_MS      20u        /* before an emptied list is read again */
+#define SDCI_REPLAY_MS       1000u      /* the same where the server may be replaying its log, */
+#define SDCI_REPLAY_READS    5u         /* and how often that is believed */
 #define SDCI_SLOW_RETRY_MS   1000u      /* after an answer that says no */
 #define SDCI_SPREAD_MS       1000u      /* over which those that fail together come back */
 #define SDCI_SPARE_MS        200u       /* an agent that holds a query for so long has no news */
@@ -12901,7 +12919,8 @@ static bool sdci_wait_cut(sdci_wait *wait)
                          all; every resync_ms; to look for the first agent of the list again
      BLOCKING  index n   after an answer with index n
      FRESH     index 0   after an answer that is older than max_stale_ms: from the leader
-     CONFIRM   index 0   after an answer that would empty the list: only two in a row empty it  */
+     CONFIRM   index 0   after an answer that would empty the list: only two in a row empty it,
+                         or more while a server seems to replay its log                      */
 typedef enum sdci_instancer_state {
     SDCI_INSTANCER_PAUSED,      /* ends at wake_ms, when the bucket has a token too   */
     SDCI_INSTANCER_READING,     /* ends with the answer, or a failure                 */
@@ -12929,10 +12948,14 @@ struct sdc_instancer {
     uint64_t show_at_ms;        /* when changes were quiet for long enough; FOREVER: none wait */
     uint64_t show_by_ms;        /* when they are shown however unquiet it is */
     uint64_t index;             /* to ask with; 0: none */
+    const sdci_agent *began_at; /* the agent that was the first to fail in this outage */
+    uint64_t good_index;        /* of the newest answer that was believed */
+    uint64_t doubted_index;     /* of the newest one that would empty the list */
     uint64_t asked_index;       /* of the read under way */
     uint32_t asked_wait_ms;
     uint32_t backoff_min_ms, backoff_max_ms, resync_ms, quiet_min_ms, quiet_max_ms;
     uint32_t num_failures;      /* in a row */
+    uint32_t num_doubts;        /* in a row: answers that would empty the list */
     uint32_t away;              /* the agent to go back to if the first one does not answer, or 0 */
     sdci_instancer_state state;
     sdci_read_kind read;             /* the one under way, or the next one */
@@ -12978,10 +13001,10 @@ static sdc_err sdci_instancer_on_body(void *user, const void *bytes, size_t len)
 static void sdci_instancer_choose(sdc_instancer *i)
 {
     sdc_task *task = &i->task;
-    bool is_well = i->read == SDCI_READ_BLOCKING ||
-                   (i->read == SDCI_READ_FIRST && i->num_failures == 0);
+    bool is_free = i->read == SDCI_READ_BLOCKING || i->read == SDCI_READ_FIRST;
+    bool is_well = is_free && i->num_failures == 0;
 
-    if (is_well && task->now_ms >= task->home_at_ms) {
+    if (is_free && task->now_ms >= task->home_at_ms) {     /* the one in use may refuse for ever */
         i->away = (uint32_t)sdci_link_which(&task->call.link);
         sdci_task_use_agent(task, 0);
         i->read = SDCI_READ_FIRST;
@@ -13083,12 +13106,13 @@ static void sdci_instancer_log_skipped(const sdc_instancer *i)
     }
 }
 
-static void sdci_instancer_log_instances(const sdc_instancer *i, size_t num)
+static void sdci_instancer_log_number(const sdc_instancer *i, sdc_log_level level,
+                                      const char *key, uint64_t number)
 {
     char text[24];
 
-    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)num);
-    sdci_instancer_log(i, SDC_LOG_INFO, "instances", text);
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)number);
+    sdci_instancer_log(i, level, key, text);
 }
 
 /* Whether the agent held the query, as far as its wait let it. */
@@ -13145,7 +13169,7 @@ static void sdci_instancer_show_later(sdc_instancer *i)
 /* Shows what waits, if anything does. */
 static void sdci_instancer_show(sdc_instancer *i)
 {
-    bool failed = sdci_cache_show(i->cache) != SDC_OK && i->cache->unseen != NULL;
+    bool failed = sdci_cache_show(i->cache) != SDC_OK;
 
     i->show_by_ms = SDCI_FOREVER;
     i->show_at_ms = failed ? i->task.now_ms + SDCI_SLOW_RETRY_MS : SDCI_FOREVER;
@@ -13171,16 +13195,25 @@ static void sdci_instancer_note_trust(sdc_instancer *i)
     }
 }
 
+/* Whether the newest answer proves nothing yet: what comes next tells. */
+static bool sdci_instancer_doubts(const sdc_instancer *i)
+{
+    return i->read == SDCI_READ_FRESH || i->read == SDCI_READ_CONFIRM;
+}
+
 static sdc_err sdci_instancer_publish(sdc_instancer *i)
 {
+    uint32_t num_failures = i->task.stats.consecutive_failures;
     size_t num = i->reading.list.num;
     uint64_t index = i->task.answer.index;
     const sdc_event *current = i->cache->current;
     bool is_quiet = i->quiet_min_ms != 0 && current->is_known && current->err == SDC_OK;
     bool changed = false;
 
+    sdci_task_succeeded(&i->task);              /* as the subscribers should see it */
     sdci_instancer_note_trust(i);
     i->index = index;
+    i->good_index = index;
     i->task.stats.last_good_at_ms = i->task.now_ms;
     sdci_instancer_pause(i, index != 0 ? SDCI_READ_BLOCKING : SDCI_READ_FIRST, 0);
     sdc_err err = sdci_cache_offer(i->cache, &i->reading.list, index, i->task.now_ms, is_quiet,
@@ -13191,7 +13224,10 @@ static sdc_err sdci_instancer_publish(sdc_instancer *i)
     if (changed && err == SDC_OK) {
         i->task.stats.changes++;
         sdci_instancer_log_skipped(i);
-        sdci_instancer_log_instances(i, num);
+        sdci_instancer_log_number(i, SDC_LOG_INFO, "instances", num);
+    }
+    if (err != SDC_OK) {
+        i->task.stats.consecutive_failures = num_failures;
     }
     sdci_instancer_adjust_bucket(i, changed);
     return err;
@@ -13211,6 +13247,44 @@ static void sdci_instancer_note_cut(sdc_instancer *i, sdc_err err, const sdc_err
     }
 }
 
+/* A query that was held for as long as those that are cut, and answered. To the end of the wait
+   counts only where that was not a shorter one, up to a full read. */
+static void sdci_instancer_note_held(sdc_instancer *i)
+{
+    uint64_t held_ms = i->task.now_ms - i->asked_at_ms;
+
+    if (i->read != SDCI_READ_BLOCKING) {
+        return;
+    }
+    if (sdci_instancer_waited(i) && i->asked_wait_ms >= i->wait.ms - i->wait.ms / 8) {
+        sdci_wait_held(&i->wait);
+    } else if (held_ms >= SDCI_WAIT_LEAST_MS) {
+        i->wait.num_cut = 0;
+    }
+}
+
+/* An answer that would empty the list: only the second one in a row may. An index below that of
+   what is known says that the store is another one, or that a server which has just started is
+   still replaying its log; there the answers come a second apart, and the index must have settled.
+   True: there is a doubt, and the next read is armed. */
+static bool sdci_instancer_doubts_empty(sdc_instancer *i)
+{
+    uint64_t index = i->task.answer.index;
+    bool is_below = index != 0 && index < i->good_index;
+    bool is_settled = !is_below || index == i->doubted_index ||
+                      i->num_doubts >= SDCI_REPLAY_READS;
+
+    if (i->read == SDCI_READ_CONFIRM && is_settled) {
+        i->num_doubts = 0;
+        return false;
+    }
+    i->num_doubts = i->read == SDCI_READ_CONFIRM ? i->num_doubts + 1 : 1;
+    i->doubted_index = index;
+    i->index = 0;
+    sdci_instancer_pause(i, SDCI_READ_CONFIRM, is_below ? SDCI_REPLAY_MS : SDCI_CONFIRM_MS);
+    return true;
+}
+
 /* A whole and valid answer. */
 static sdc_err sdci_instancer_answered(sdc_instancer *i)
 {
@@ -13218,9 +13292,7 @@ static sdc_err sdci_instancer_answered(sdc_instancer *i)
     bool would_empty = num == 0 && sdci_cache_newest(i->cache)->num_instances > 0;
 
     sdci_instancer_note_headers(i);
-    if (i->read == SDCI_READ_BLOCKING && sdci_instancer_waited(i)) {
-        sdci_wait_held(&i->wait);
-    }
+    sdci_instancer_note_held(i);
     if (sdci_instancer_went_backwards(i)) {
         i->index = 0;
         sdci_instancer_log(i, SDC_LOG_INFO, "action", "index went backwards: starting over");
@@ -13235,9 +13307,7 @@ static sdc_err sdci_instancer_answered(sdc_instancer *i)
         sdci_instancer_adjust_bucket(i, false);
         return SDC_OK;
     }
-    if (would_empty && i->read != SDCI_READ_CONFIRM) {
-        i->index = 0;
-        sdci_instancer_pause(i, SDCI_READ_CONFIRM, SDCI_CONFIRM_MS);
+    if (would_empty && sdci_instancer_doubts_empty(i)) {
         sdci_instancer_adjust_bucket(i, true);
         return SDC_OK;
     }
@@ -13257,34 +13327,51 @@ static void sdci_instancer_not_home(sdc_instancer *i, const sdc_error *error)
 
 /* Whether the next read may come at once: a query that was answered badly, and not held, is most
    likely the only one of its kind; and another agent of the list is no worse for being asked. */
-static bool sdci_instancer_is_alone(const sdc_instancer *i)
+static bool sdci_instancer_is_alone(const sdc_instancer *i, bool goes_on)
 {
-    bool was_held = i->num_failures == 1 && sdci_instancer_was_held(i);
-
-    return !was_held && sdci_task_rounds(&i->task, i->num_failures) == 1;
+    if (i->num_failures == 1) {
+        return !sdci_instancer_was_held(i);
+    }
+    return goes_on && sdci_task_rounds(&i->task, i->num_failures) == 1;
 }
 
 /* The pause after a failure that was counted: up to half of the time that the watch has been
    failing. So it is good again soon after the agent is, and thousands that lost their agents
    together do not come back together. An agent that says no, or not now, is given time; but
-   `leaves` says that another one is asked next. */
-static uint64_t sdci_instancer_pause_ms(sdc_instancer *i, sdc_err err, bool leaves)
+   `goes_on` says that one is asked next which this outage has not asked in this round. */
+static uint64_t sdci_instancer_pause_ms(sdc_instancer *i, sdc_err err, bool goes_on)
 {
     sdc_task *task = &i->task;
-    bool is_slow = !leaves && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
+    bool is_slow = !goes_on && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
     uint64_t min_ms = sdci_max(i->backoff_min_ms, is_slow ? SDCI_SLOW_RETRY_MS : 0);
     uint64_t max_ms = sdci_max((task->now_ms - task->failing_since_ms) / 2,
                                sdci_max(2 * min_ms, SDCI_SPREAD_MS));
     uint64_t after_ms = sdci_min(sdci_answer_retry_after_ms(&task->answer), i->backoff_max_ms);
     uint64_t pause_ms = sdci_min(min_ms, i->backoff_max_ms);
 
-    if (is_slow || !sdci_instancer_is_alone(i)) {
+    if (is_slow || !sdci_instancer_is_alone(i, goes_on)) {
         pause_ms += sdci_random_upto(&task->random, sdci_min(max_ms, i->backoff_max_ms) - pause_ms);
     }
-    if (!leaves && after_ms > pause_ms) {
+    if (!goes_on && after_ms > pause_ms) {
         pause_ms = after_ms + sdci_random_upto(&task->random, after_ms / 8);
     }
     return pause_ms;
+}
+
+/* After a failure that was counted. True: on to an agent that this round has not asked. */
+static bool sdci_instancer_go_on(sdc_instancer *i, sdc_err err)
+{
+    const sdci_agent *before = i->task.call.link.agent;
+    char text[160];
+
+    i->began_at = i->num_failures == 1 ? before : i->began_at;
+    if (!sdci_task_leave_agent(&i->task, err)) {
+        return false;
+    }
+    (void)snprintf(text, sizeof text, "%.70s left for %.70s", before->name,
+                   i->task.call.link.agent->name);
+    sdci_instancer_log(i, SDC_LOG_WARN, "agent", text);
+    return i->task.call.link.agent != i->began_at;
 }
 
 static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error *error)
@@ -13296,10 +13383,12 @@ static void sdci_instancer_failed(sdc_instancer *i, sdc_err err, const sdc_error
     sdci_bucket_set_pace(&i->bucket, SDCI_READ_EVERY_MS +
                          (uint32_t)sdci_random_upto(&i->task.random, SDCI_READ_EVERY_MS / 5),
                          i->task.now_ms);
-    sdci_instancer_log(i, SDC_LOG_WARN, "err", error->message);
     sdci_task_failed(&i->task, error);
-    bool leaves = sdci_task_leave_agent(&i->task, err);
-    sdci_instancer_pause(i, SDCI_READ_FIRST, sdci_instancer_pause_ms(i, err, leaves));
+    sdci_instancer_log(i, SDC_LOG_WARN, "err", error->message);
+    bool goes_on = sdci_instancer_go_on(i, err);
+    uint64_t pause_ms = sdci_instancer_pause_ms(i, err, goes_on);
+    sdci_instancer_pause(i, SDCI_READ_FIRST, pause_ms);
+    sdci_instancer_log_number(i, SDC_LOG_DEBUG, "pause_ms", pause_ms);
     sdci_instancer_show(i);
     (void)sdc_cache_update_error(i->cache, err, error->message, i->task.now_ms);
     sdci_cache_drop_spare(i->cache);
@@ -13326,6 +13415,19 @@ static uint64_t sdci_instancer_spare_ms(const sdc_instancer *i)
     return has_spare ? i->asked_at_ms + SDCI_SPARE_MS : SDCI_FOREVER;
 }
 
+/* The newest answer was good, and is not to be asked again of somebody else. */
+static void sdci_instancer_recovered(sdc_instancer *i)
+{
+    if (i->away != 0) {
+        sdci_instancer_log(i, SDC_LOG_INFO, "back_at", i->task.call.link.agent->name);
+        i->away = 0;
+    }
+    if (i->num_failures > 0) {
+        i->num_failures = 0;
+        sdci_instancer_log(i, SDC_LOG_INFO, "action", "recovered");
+    }
+}
+
 static sdc_err sdci_instancer_run_read(sdc_instancer *i, sdci_share *share)
 {
     sdc_error error;
@@ -13342,23 +13444,18 @@ static sdc_err sdci_instancer_run_read(sdc_instancer *i, sdci_share *share)
     err = sdci_reading_finish(&i->reading, &i->task.answer, err, &error);
     sdci_call_end(&i->task.call);
     if (err == SDC_OK) {
-        uint32_t before = i->task.stats.consecutive_failures;
-        sdci_task_succeeded(&i->task);          /* as the subscribers should see it */
         err = sdci_instancer_answered(i);
         if (err != SDC_OK) {
             (void)sdci_fail_plain(&error, err);
-            i->task.stats.consecutive_failures = before;
         }
     }
     if (err != SDC_OK && i->away != 0) {
         sdci_instancer_not_home(i, &error);
     } else if (err != SDC_OK) {
         sdci_instancer_failed(i, err, &error);
-    } else if (i->num_failures > 0) {
-        i->num_failures = 0;
-        sdci_instancer_log(i, SDC_LOG_INFO, "action", "recovered");
+    } else if (!sdci_instancer_doubts(i)) {
+        sdci_instancer_recovered(i);
     }
-    i->away = err == SDC_OK ? 0 : i->away;
     i->reading.share = NULL;
     sdci_reading_deinit(&i->reading);
     return err;
@@ -13621,6 +13718,8 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_READ_EVERY_MS
 #undef SDCI_READ_SLOWEST_MS
 #undef SDCI_RECEIVE_BYTES
+#undef SDCI_REPLAY_MS
+#undef SDCI_REPLAY_READS
 #undef SDCI_REQUEST_KEPT
 #undef SDCI_RETRY_AFTER_MAX_S
 #undef SDCI_RETRY_MS

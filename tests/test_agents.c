@@ -1,4 +1,5 @@
-/* Several agents in one address: which one is asked, when it is left, and when it is returned to. */
+/* Several agents in one address: which one is asked, and when it is left and returned
+   to. */
 
 #include "support/rig.h"
 
@@ -9,7 +10,7 @@ typedef struct agents_stage {
     script *of[AGENTS_NUM];         /* at 10.0.0.1, .2 and .3 */
 } agents_stage;
 
-/* Each answers with one instance whose address tells the agents apart, and holds what is blocking. */
+/* Each answers with one instance whose address tells the agents apart, and holds queries. */
 static void agents_answers(agents_stage *stage, size_t nth, uint64_t index)
 {
     static const char *const addresses[AGENTS_NUM] = { "10.1.0.1", "10.1.0.2", "10.1.0.3" };
@@ -200,6 +201,162 @@ static void test_87_one_shot_calls_try_each_agent(void)
     rig_deinit(&stage.r);
 }
 
+/* ---- what each of three says ------------------------------------------------------------ */
+
+/* Forgets what agents_init has told them to answer. */
+static void agents_clear(agents_stage *stage)
+{
+    for (size_t i = 0; i < AGENTS_NUM; i++) {
+        script_clear(stage->of[i]);
+    }
+}
+
+/* All say 429 with Retry-After: 30; none is asked again before. */
+static void test_38_retry_after_of_each_agent(void)
+{
+    agents_stage stage;
+    agents_init(&stage);
+    agents_clear(&stage);
+    for (int i = 0; i < 3; i++) {
+        script_reply(stage.of[i], 429, "Retry-After: 30\r\n", "slow down");
+    }
+    if (rig_watch(&stage.r, NULL)) {
+        rig_run(&stage.r, 29000);
+        for (int i = 0; i < 3; i++) {
+            CHECK_INT(script_num_requests(stage.of[i]), 1);
+        }
+    }
+    rig_deinit(&stage.r);
+}
+
+/* The second agent refuses the token for ever; the first one is long back. */
+static void test_87_first_is_looked_for_while_failing(void)
+{
+    agents_stage stage;
+    agents_init(&stage);
+    agents_clear(&stage);
+    agents_answers(&stage, 0, 100);
+    script_error(stage.of[1], 403, "ACL not found");
+    script_health(stage.of[2], 1, "[]");
+    if (rig_watch(&stage.r, NULL)) {
+        rig_run(&stage.r, 1000);
+        script_set_down(stage.of[0], true);
+        rig_run(&stage.r, 5000);
+        script_set_down(stage.of[0], false);
+        rig_run(&stage.r, 7200000);
+        CHECK_ERR(rig_err(&stage.r), SDC_OK);
+    }
+    rig_deinit(&stage.r);
+}
+
+/* One silent close of the second agent is no limit. */
+static void test_36_silence_counts_for_each_agent(void)
+{
+    agents_stage stage;
+    agents_init(&stage);
+    agents_clear(&stage);
+    script_greet(stage.of[0], 1000, "", SCRIPT_CLOSES);
+    script_greet(stage.of[1], 1, "", SCRIPT_CLOSES);
+    for (int i = 0; i < 3; i++) {
+        script_health(stage.of[i], 1, "[]");
+        script_hold(stage.of[i]);
+    }
+    if (rig_watch(&stage.r, NULL)) {
+        rig_run_exchange(&stage.r);
+        rig_run_exchange(&stage.r);
+        CHECK_ERR(rig_err(&stage.r), SDC_ERR_BUSY);
+        rig_run_exchange(&stage.r);
+        sdc_error error;
+        sdc_task_error(stage.r.task, &error);
+        CHECK_ERR(error.code, SDC_ERR_IO);
+    }
+    rig_deinit(&stage.r);
+}
+
+/* Messages and log lines say which agent. */
+static void test_87_log_names_the_agents(void)
+{
+    agents_stage stage;
+    agents_init(&stage);
+    agents_clear(&stage);
+    script_error(stage.of[0], 500, "No cluster leader");
+    script_error(stage.of[1], 403, "Permission denied");
+    if (rig_watch(&stage.r, NULL)) {
+        rig_run(&stage.r, 3000);
+        CHECK_HAS(world_log(stage.r.world), "10.0.0.1");
+        CHECK_HAS(world_log(stage.r.world), "10.0.0.2");
+    }
+    rig_deinit(&stage.r);
+}
+
+/* An agent that is not left is not asked at once, either. */
+static void test_32_failures_of_one_agent_of_three(void)
+{
+    agents_stage stage;
+    agents_init(&stage);
+    agents_clear(&stage);
+    script_error(stage.of[0], 500, "filter is bad");
+    if (rig_watch(&stage.r, NULL)) {
+        rig_run(&stage.r, 100);
+        CHECK(script_num_requests(stage.of[0]) < 3 ||
+              script_nth(stage.of[0], 2)->at_ms - script_nth(stage.of[0], 1)->at_ms > 10);
+    }
+    rig_deinit(&stage.r);
+}
+
+/* Any server may say something old; there is no leader. */
+static void agents_outdated(void *user, script_request *request)
+{
+    (void)user;
+    if (script_query(request, "stale") != NULL) {
+        script_answer(request, 200, "X-Consul-Index: 50\r\nX-Consul-LastContact: 900000\r\n", "[]");
+    } else {
+        script_answer(request, 500, NULL, "No cluster leader");
+    }
+}
+
+static void test_26_max_stale_without_leader_backs_off(void)
+{
+    sdc_instancer_desc desc;
+    rig r;
+    memset(&desc, 0, sizeof desc);
+    desc.query.consistency = SDC_CONSISTENCY_STALE;
+    desc.query.max_stale_ms = 500;
+    CHECK(rig_init(&r, NULL));
+    script_call(r.script, agents_outdated, NULL);
+    if (rig_watch(&r, &desc)) {
+        rig_run(&r, 600000);
+        CHECK(script_num_requests(r.script) < 150);
+        CHECK_INT(world_log_count(r.world, "INFO", "recovered"), 0);
+    }
+    rig_deinit(&r);
+}
+
+/* The first agent answers again, but its servers have no leader: that is no news. */
+static void test_87_outdated_first_agent_is_no_outage(void)
+{
+    sdc_instancer_desc desc;
+    agents_stage stage;
+    memset(&desc, 0, sizeof desc);
+    desc.query.consistency = SDC_CONSISTENCY_STALE;
+    desc.query.max_stale_ms = 500;
+    agents_init(&stage);
+    agents_clear(&stage);
+    script_call(stage.of[0], agents_outdated, NULL);
+    for (int i = 1; i < 3; i++) {
+        agents_answers(&stage, (size_t)i, 100);
+    }
+    script_set_down(stage.of[0], true);
+    if (rig_watch(&stage.r, &desc)) {
+        rig_run(&stage.r, 1000);
+        script_set_down(stage.of[0], false);
+        size_t before = rig_num_events(&stage.r);
+        rig_run(&stage.r, 2000000);
+        CHECK_INT(rig_num_events(&stage.r), before);
+    }
+    rig_deinit(&stage.r);
+}
+
 static void test_26_outdated_answers_are_asked_again_of_the_leader(void)
 {
     static const char *const old = "X-Consul-Index: 50\r\nX-Consul-LastContact: 900\r\n";
@@ -260,6 +417,13 @@ static const test_case cases_agents[] = {
     TEST(test_87_looking_for_the_first_is_no_outage),
     TEST(test_87_all_down_backs_off_by_rounds),
     TEST(test_87_one_shot_calls_try_each_agent),
+    TEST(test_38_retry_after_of_each_agent),
+    TEST(test_87_first_is_looked_for_while_failing),
+    TEST(test_36_silence_counts_for_each_agent),
+    TEST(test_87_log_names_the_agents),
+    TEST(test_32_failures_of_one_agent_of_three),
+    TEST(test_26_max_stale_without_leader_backs_off),
+    TEST(test_87_outdated_first_agent_is_no_outage),
     TEST(test_26_outdated_answers_are_asked_again_of_the_leader),
     TEST(test_26_one_shot),
 };

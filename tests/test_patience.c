@@ -3,14 +3,16 @@
 
 #include "support/rig.h"
 
-/* ---- Retry-After --------------------------------------------------------------------------------- */
+/* ---- Retry-After ------------------------------------------------------------ */
 
 static void test_38_dates(void)
 {
     static const struct { const char *text; uint64_t seconds; } rows[] = {
         { "Sun, 06 Nov 1994 08:49:37 GMT", 784111777 }, { "Thu, 01 Jan 1970 00:00:00 GMT", 0 },
-        { "Thu, 29 Feb 2024 23:59:59 GMT", 1709251199 }, { "Fri, 01 Mar 2024 00:00:00 GMT", 1709251200 },
-        { "Thu, 31 Dec 2026 12:00:00 GMT", 1798718400 }, { "Mon, 01 Mar 2100 00:00:00 GMT", 4107542400 },
+        { "Thu, 29 Feb 2024 23:59:59 GMT", 1709251199 },
+        { "Fri, 01 Mar 2024 00:00:00 GMT", 1709251200 },
+        { "Thu, 31 Dec 2026 12:00:00 GMT", 1798718400 },
+        { "Mon, 01 Mar 2100 00:00:00 GMT", 4107542400 },
         { "Sun, 06 Nov 1994 08:49:37 UTC", 0 }, { "Sunday, 06-Nov-94 08:49:37 GMT", 0 },
         { "Sun, 00 Nov 1994 08:49:37 GMT", 0 }, { "Sun, 06 Nob 1994 08:49:37 GMT", 0 },
         { "Sun, 06 Nov 1969 08:49:37 GMT", 0 }, { "Sun, x6 Nov 1994 08:49:37 GMT", 0 }, { "", 0 }
@@ -59,7 +61,7 @@ static void test_38_retry_after(void)
     }
 }
 
-/* ---- the agent's limit of connections ------------------------------------------------------------ */
+/* ---- the agent's limit of connections ------------------------------------------------------ */
 
 static void test_36_limit_is_named(void)
 {
@@ -118,7 +120,7 @@ static void test_36_death_of_a_held_query_is_no_limit(void)
     rig_deinit(&r);
 }
 
-/* ---- waits that are cut -------------------------------------------------------------------------- */
+/* ---- waits that are cut ------------------------------------------------------------ */
 
 /* Something that ends each query which is held for longer than cut_ms. */
 typedef struct patience_cutter {
@@ -222,7 +224,7 @@ static void test_18_one_cut_changes_nothing(void)
     rig_deinit(&r);
 }
 
-/* How long two cuts in a row must be apart from real ones: growing back is tried ever more rarely. */
+/* Growing back is tried ever more rarely. */
 static void test_18_failures_of_growing_back_become_rare(void)
 {
     patience_cutter cutter = { NULL, 32000, 502 };
@@ -239,7 +241,117 @@ static void test_18_failures_of_growing_back_become_rare(void)
     rig_deinit(&r);
 }
 
-/* ---- a query that ends early with nothing new ----------------------------------------------------- */
+/* A service that changes every 20 s; one answer in two hundred is cut. */
+static void patience_busy_service(void *user, script_request *request)
+{
+    static unsigned n;
+    script *s = (script *)user;
+    const char *body = n % 2 == 0 ? SCRIPT_LIST(s, { .address = "10.1.0.1", .port = 80 })
+                             : SCRIPT_LIST(s, { .address = "10.1.0.2", .port = 80 });
+    n++;
+    if (script_query(request, "index") == NULL) {
+        script_answer(request, 200, script_health_headers(s, 100 + n), body);
+    } else if (n % 200 == 0) {
+        script_answer_later(request, 20000, 502, NULL, "");
+    } else {
+        script_answer_later(request, 20000, 200, script_health_headers(s, 100 + n), body);
+    }
+}
+
+static void test_18_cuts_that_are_far_apart(void)
+{
+    rig r;
+    CHECK(rig_init(&r, NULL));
+    script_call(r.script, patience_busy_service, r.script);
+    if (rig_watch(&r, NULL)) {
+        rig_run(&r, 450 * 20000);
+        CHECK(script_wait_ms(script_last(r.script)) >= 54000);
+        CHECK_INT(world_log_count(r.world, "WARN", "held queries are cut"), 0);
+    }
+    rig_deinit(&r);
+}
+
+/* Something that cuts what is held for 12 s, and an agent that is woken by others now and then. */
+static void patience_cut_or_wake(void *user, script_request *request)
+{
+    static unsigned n;
+    script *s = (script *)user;
+    const char *fields = script_health_headers(s, 10);
+    uint32_t wait_ms = (uint32_t)script_wait_ms(request);
+    if (script_query(request, "index") == NULL) {
+        script_answer(request, 200, fields, "[]");
+    } else if (wait_ms < 12000) {
+        script_answer_later(request, wait_ms, 200, fields, "[]");
+    } else if (n++ % 2 == 0) {
+        script_answer_later(request, 2000, 200, fields, "[]");       /* woken by others */
+    } else {
+        script_answer_later(request, 12000, 502, NULL, "");       /* cut by the proxy */
+    }
+}
+
+static void test_18_short_waits_prove_nothing(void)
+{
+    rig r;
+    CHECK(rig_init(&r, NULL));
+    script_call(r.script, patience_cut_or_wake, r.script);
+    if (rig_watch(&r, NULL)) {
+        rig_run(&r, 3600000);
+        sdc_stats stats;
+        sdc_task_stats(r.task, &stats);
+        CHECK(stats.failures < 40);
+    }
+    rig_deinit(&r);
+}
+
+/* A server that has just started answers while it replays its log: the list is empty at one index,
+   empty at the next, and there at the third. */
+static void test_29_replayed_log_empties_nothing(void)
+{
+    rig r;
+    CHECK(rig_init(&r, NULL));
+    script_health(r.script, 427, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_delay(r.script, 5000);
+    script_close(r.script);
+    script_health(r.script, 281, "[]");
+    script_health(r.script, 389, "[]");
+    script_health(r.script, 427, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_hold(r.script);
+    if (rig_watch(&r, NULL)) {
+        rig_run(&r, 60000);
+        CHECK_STR(rig_addrs(&r), "10.1.0.1:80");
+        for (size_t i = 1; i < rig_num_events(&r); i++) {
+            CHECK_INT(rig_event_nth(&r, i)->num_instances, 1);
+        }
+    }
+    rig_deinit(&r);
+}
+
+/* Another store, which does not have the service, is believed: soon when it is still, within
+   seconds when it moves. */
+static void test_30_another_store_is_believed(void)
+{
+    for (int moves = 0; moves <= 1; moves++) {
+        rig r;
+        CHECK(rig_init(&r, NULL));
+        script_health(r.script, 427, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+        script_delay(r.script, 5000);
+        script_close(r.script);
+        for (uint64_t i = 0; i < 20; i++) {
+            script_health(r.script, 20 + (moves != 0 ? i : 0), "[]");
+        }
+        script_hold(r.script);
+        if (rig_watch(&r, NULL)) {
+            rig_run(&r, 8500);
+            CHECK_STR(rig_addrs(&r), moves != 0 ? "10.1.0.1:80" : "");
+            rig_run(&r, 3500);
+            CHECK_STR(rig_addrs(&r), "");
+            CHECK(rig_is_known(&r));
+        }
+        rig_deinit(&r);
+    }
+}
+
+/* ---- a query that ends early with nothing new ----------------------------------------------- */
 
 /* A restored snapshot: the held query ends at once with the old list and the index it was asked
    with, and the new store's index is lower. */
@@ -301,7 +413,7 @@ static void test_22_full_reads_for_want_of_trust_are_few(void)
     rig_deinit(&r);
 }
 
-/* ---- bursts -------------------------------------------------------------------------------------- */
+/* ---- bursts ------------------------------------------------------------ */
 
 /* A list of so many instances. */
 static const char *patience_list(rig *r, size_t num)
@@ -482,6 +594,10 @@ static const test_case cases_patience[] = {
     TEST(test_18_short_waits_stay),
     TEST(test_18_one_cut_changes_nothing),
     TEST(test_18_failures_of_growing_back_become_rare),
+    TEST(test_18_cuts_that_are_far_apart),
+    TEST(test_18_short_waits_prove_nothing),
+    TEST(test_29_replayed_log_empties_nothing),
+    TEST(test_30_another_store_is_believed),
     TEST(test_22_restored_snapshot_is_read_at_once),
     TEST(test_22_restored_snapshot_of_a_young_watch),
     TEST(test_22_full_reads_for_want_of_trust_are_few),
