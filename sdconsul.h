@@ -864,9 +864,12 @@ typedef struct sdc_stats {
     uint32_t consecutive_failures;
     bool     known_leader, filtered_by_acl, is_streaming;   /* its headers; a
                                        streamed one never knows the leader    */
+    uint32_t agent;                 /* which of the client's list is in use,
+                                       from 0                                 */
 } sdc_stats;
 
-/* Any thread, these two. The error is of the newest exchange. */
+/* Any thread, these two. The error is of the newest exchange, unless its answer
+   is asked for once more before it counts. */
 SDC_API void sdc_task_stats(const sdc_task *task, sdc_stats *out);
 SDC_API void sdc_task_error(const sdc_task *task, sdc_error *out);
 
@@ -8461,6 +8464,7 @@ static void sdci_task_publish_stats(sdc_task *task)
     task->stats.bytes_in = task->call.bytes_in;
     task->stats.bytes_out = task->call.bytes_out;
     task->stats.connects = task->call.link.num_connects;
+    task->stats.agent = (uint32_t)sdci_link_which(&task->call.link);
     sdci_lock(&task->lock);
     task->seen = task->stats;
     sdci_unlock(&task->lock);

@@ -64,6 +64,9 @@ static void test_87_next_agent_is_asked_at_once(void)
         const script_request *request = script_nth(stage.of[2], 0);
         CHECK_STR(request->path, "/prefix/v1/health/service/web");
         CHECK_STR(script_header(request, "Host"), "10.0.0.3:8500");
+        sdc_stats stats;
+        sdc_task_stats(stage.r.task, &stats);
+        CHECK_INT(stats.agent, 2);
     }
     rig_deinit(&stage.r);
 }
