@@ -434,8 +434,9 @@ static void wait_for_leader(peer *p)
 static void check_pace(peer *p)
 {
     catalog_view *v = &p->agent->m->views[p->view];
-    bool is_idle = v->idle_hash == v->hash && p->noise == NUM_FAULTS &&
-                   !model_is_on(&p->agent->m->agents[0], FAULT_SLOW) &&
+    const model_agent *network = &p->agent->m->agents[0];
+    bool is_slow = model_is_on(network, FAULT_SLOW) || model_is_on(network, FAULT_DRIP);
+    bool is_idle = v->idle_hash == v->hash && p->noise == NUM_FAULTS && !is_slow &&
                    token_now(p) == TOKEN_FULL && p->index == v->told_index;
     v->num_idle = is_idle ? v->num_idle + 1 : 0;
     v->idle_hash = v->hash;

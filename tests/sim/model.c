@@ -512,11 +512,11 @@ static void set_network(model *m)
     desc.latency_ms = a->on[FAULT_SLOW];
     desc.keep_sent_bytes = 1;
     if (model_is_on(a, FAULT_DRIP)) {
-        desc.run_bytes = a->on[FAULT_DRIP] % 16 == 0 ? 1 : 50 + a->on[FAULT_DRIP] % 197;
+        desc.run_bytes = a->on[FAULT_DRIP] % MODEL_BYTEWISE == 0 ? 1 : 50 + a->on[FAULT_DRIP] % 197;
         desc.run_ms = 1 + a->on[FAULT_DRIP] % 3;
     }
     if (model_is_on(a, FAULT_SPLIT)) {
-        uint32_t least = a->on[FAULT_SPLIT] % 16 == 0 ? 1 : 20;
+        uint32_t least = a->on[FAULT_SPLIT] % MODEL_BYTEWISE == 0 ? 1 : 20;
         desc.read_max = least + a->on[FAULT_SPLIT] % 161;
         desc.write_max = least + a->on[FAULT_SPLIT] % 73;
         /* not each second call: of a write and a read in turn it would always be the same one */

@@ -8,7 +8,10 @@
 #include "catalog.h"
 #include "sim.h"
 
-enum { MODEL_AGENTS = 3, MODEL_VIEWS = 4, MODEL_LOCALS = 4, MODEL_PORT = 8500 };
+enum {
+    MODEL_AGENTS = 3, MODEL_VIEWS = 4, MODEL_LOCALS = 4, MODEL_PORT = 8500,
+    MODEL_BYTEWISE = 16             /* strengths of a drip or split that it divides: byte by byte */
+};
 
 typedef enum model_kind {
     MODEL_DEV,                      /* one agent in memory: a restart forgets everything        */

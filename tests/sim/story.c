@@ -9,7 +9,7 @@ enum {
     STORY_EFFORT = 2500, STORY_HOURS = 9, HOUR_MS = 3600000, STORY_ACTS = 3,
     MEMORY_BASE = 170000, MEMORY_EACH = 15000,
     MEMORY_SLACK = 20000, BLOCKS_SLACK = 10,
-    RETURN_MS = 375000, TWIN_MS = 600000, STOP_MS = 500
+    RETURN_MS = 375000, TWIN_MS = 600000, STOP_MS = 500, BYTEWISE_MS = 2000
 };
 
 static const char token_file[] = "/run/token";
@@ -118,15 +118,23 @@ static void story_init(story *s, uint64_t seed)
 
 /* ---- tokens ---------------------------------------------------------------------------------- */
 
-/* What the requests should carry from now on, as far as it is known: a file that went away, or is
-   empty, leaves the token that was read last. */
+/* Not even one allocation fails from now on. */
+static bool is_memory_well(const story *s)
+{
+    const fault_alloc *a = &s->memory;
+    return a->fail_at == 0 || (!a->is_for_good && a->num_calls >= a->fail_at);
+}
+
+/* What the requests should carry from now on, as far as it is known: a file that went away, is
+   empty or cannot be read for want of memory leaves the token that was read last. */
 static void expect_token(story *s)
 {
     const char *token = s->client_desc.token != NULL ? s->client_desc.token : "";
     if (s->is_token_set) {
         token = s->token;
     } else if (s->has_token_file) {
-        token = s->is_file_there && s->file_token[0] != '\0' ? s->file_token : NULL;
+        bool is_read = s->is_file_there && s->file_token[0] != '\0' && is_memory_well(s);
+        token = is_read ? s->file_token : NULL;
     }
     model_expect_token(s->m, token);
 }
@@ -222,7 +230,7 @@ static void fail_memory(story *s)
     bool is_for_good = sim_chance(&s->random, 20);
     sim_hit(FAULT_NO_MEMORY);
     fault_alloc_fail(&s->memory, 1 + sim_below(&s->random, 40), is_for_good);
-    expect_token(s);            /* which may not be read from its file meanwhile */
+    expect_token(s);
     if (is_for_good) {
         world_after(s->w, sim_span(&s->random, 10, 20000), have_memory, s);
     }
@@ -244,8 +252,11 @@ static void begin_fault(story *s, sim_fault fault, uint32_t ms)
             f->is_used = true;
             f->agent = agent;
             f->fault = fault;
-            model_fault_on(s->m, agent, fault, strength_of(&s->random, fault));
-            world_after(s->w, ms, on_fault_end, f);
+            uint32_t strength = strength_of(&s->random, fault);
+            bool is_bytewise = (fault == FAULT_DRIP || fault == FAULT_SPLIT) &&
+                               strength % MODEL_BYTEWISE == 0;
+            model_fault_on(s->m, agent, fault, strength);
+            world_after(s->w, is_bytewise && ms > BYTEWISE_MS ? BYTEWISE_MS : ms, on_fault_end, f);
             return;
         }
     }
