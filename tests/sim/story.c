@@ -355,6 +355,7 @@ static void sleep_over(story *s)
     sim_hit(FAULT_ASLEEP);
     world_advance(s->w, sim_span(&s->random, 100, 100000));
     uint64_t slept_ms = story_now(s) - before_ms;
+    expect_token(s);            /* a request that was begun before may go out now */
     for (uint32_t i = 0; i < s->num_watches; i++) {
         s->watches[i].stopped_ms += slept_ms;
     }
