@@ -132,11 +132,13 @@ static void count_story(shared *sh)
     }
 }
 
-static void child(const options *o, shared *sh, uint32_t nth)
+/* Ends with the parent, however that ends. */
+static void child(const options *o, shared *sh, uint32_t nth, pid_t parent)
 {
     for (;;) {
         uint64_t seed = __atomic_fetch_add(&sh->next, 1, __ATOMIC_RELAXED);
-        if (seed >= sh->end || __atomic_load_n(&sh->stops, __ATOMIC_RELAXED) != 0) {
+        if (seed >= sh->end || __atomic_load_n(&sh->stops, __ATOMIC_RELAXED) != 0 ||
+            getppid() != parent) {
             break;
         }
         sh->running[nth] = seed;
@@ -161,10 +163,15 @@ static void child(const options *o, shared *sh, uint32_t nth)
 
 static pid_t start_child(const options *o, shared *sh, uint32_t nth)
 {
+    pid_t parent = getpid();
     fflush(stdout);
     pid_t pid = fork();
     if (pid == 0) {
-        child(o, sh, nth);
+        child(o, sh, nth, parent);
+    }
+    if (pid < 0) {
+        perror("fork");
+        exit(1);
     }
     return pid;
 }
