@@ -17,17 +17,20 @@ a body whose index went backwards is published
     if (sdci_instancer_went_backwards(i)) {
     if (sdci_instancer_went_backwards(i) && !BROKEN) {
 an emptied list is published without a second read
-    if (would_empty && i->read != SDCI_READ_CONFIRM) {
-    if (would_empty && i->read != SDCI_READ_CONFIRM && !BROKEN) {
+    if (would_empty && sdci_instancer_doubts_empty(i)) {
+    if (would_empty && !BROKEN && sdci_instancer_doubts_empty(i)) {
 the read after an error has the index of before
-    sdci_instancer_pause(i, SDCI_READ_FIRST, sdci_instancer_pause_ms(i, err, leaves));
-    sdci_instancer_pause(i, BROKEN ? SDCI_READ_BLOCKING : SDCI_READ_FIRST, sdci_instancer_pause_ms(i, err, leaves)); i->index = BROKEN ? i->asked_index : 0;
+    sdci_instancer_pause(i, SDCI_READ_FIRST, pause_ms);
+    sdci_instancer_pause(i, BROKEN ? SDCI_READ_BLOCKING : SDCI_READ_FIRST, pause_ms); i->index = BROKEN ? i->asked_index : 0;
 the bucket never refuses
     uint64_t num = (now_ms - bucket->filled_at_ms) / bucket->every_ms;
     uint64_t num = (now_ms - bucket->filled_at_ms) / bucket->every_ms + (BROKEN ? 3 : 0);
 the pause after a failure never grows
     span *= 2;
     span *= BROKEN ? 1 : 2;
+the pause after a failure never grows
+    uint64_t max_ms = sdci_max((task->now_ms - task->failing_since_ms) / 2,
+    uint64_t max_ms = sdci_max(BROKEN ? 0 : (task->now_ms - task->failing_since_ms) / 2,
 a heartbeat that is answered by 404 changes nothing
     bool is_forgotten = err == SDC_ERR_STATUS && sdci_answer_says_unknown(&r->task.answer) &&
     bool is_forgotten = !BROKEN && err == SDC_ERR_STATUS && sdci_answer_says_unknown(&r->task.answer) &&
@@ -44,8 +47,8 @@ subscribers hear of a watch that was stopped
     i->cache->mute = &i->task.is_stopping;
     i->cache->mute = BROKEN ? NULL : &i->task.is_stopping;
 a refusal is asked again at once
-    bool is_slow = !leaves && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
-    bool is_slow = !BROKEN && !leaves && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
+    bool is_slow = !goes_on && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
+    bool is_slow = !BROKEN && !goes_on && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
 stopping a registrar has no bound
     if (err == SDC_AGAIN && r->task.now_ms < r->stop_at_ms) {
     if (err == SDC_AGAIN && (BROKEN || r->task.now_ms < r->stop_at_ms)) {
