@@ -57,7 +57,7 @@ LIVE_MARGIN_BYTES = 16 << 10
 ANON_MARGIN_KIB = 128
 RSS_MARGIN_KIB = 512
 NUDGE_S = 4.0                   # before an agent that lost an update is helped
-SLOW_S = 3.0                    # a round that took longer is told
+SLOW_S = 6.0                    # a round that took longer is told
 REST_S = 4.0                    # until each task has asked again
 PAUSE_MAX_S = 40.0              # a registrar without TTL that was refused is in no hurry
 
