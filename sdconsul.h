@@ -185,14 +185,23 @@
    Heartbeats prove that the task is stepped, not that the program is well. With
    status_expires_ms they end when sdc_registrar_set_status was not called for
    so long, the TTL lapses, and the next call brings them back at once: call it
-   from what must not hang.
+   from what must not hang, as often as you like. A status that is the same as
+   before costs no request.
 
    sdc_registrar_update registers other tags, meta or weights under the same ID,
    without a gap and from any thread.
 
+   Checks that an agent has and the registration has not are taken away when
+   this registrar registers there for the first time, when an update has other
+   checks, and when somebody has changed the registration. A maintenance is such
+   a check: the program's own is set again at once, before anything else, but
+   one by an operator (consul maint -service) ends with that.
+
    A registration lives in one agent. Where the client names several it moves to
    the next when this one does not answer, and home to the first after minutes;
-   what it leaves behind is taken back as soon as that agent answers again. Give
+   what it leaves behind is taken back as soon as that agent answers again. An
+   agent further down the list that refuses it is left for the next, too; what
+   the first one refuses is tried again there. The log names the agent. Give
    the service its own address then: the node's is another one on another agent.
 
    Where the agent checks the service itself (http, tcp, grpc, ...) there is
@@ -904,24 +913,29 @@ SDC_API sdc_task *sdc_registrar_task(sdc_registrar *registrar);
 /* The service ID that it registers and deregisters. */
 SDC_API const char *sdc_registrar_id(const sdc_registrar *registrar);
 
-/* Once, blocking, for at most request_timeout_ms. Counts as a step of the
-   task, which need not be stepped besides. */
+/* Once, blocking, for at most request_timeout_ms; several agents share that.
+   Counts as a step of the task, which need not be stepped besides. What was
+   registered before stays and is kept alive when the agent refuses this. */
 SDC_API sdc_err sdc_registrar_register(sdc_registrar *registrar,
                                        sdc_error *error);
 SDC_API sdc_err sdc_registrar_deregister(sdc_registrar *registrar,
                                          sdc_error *error);
 
 /* Any thread, the next three: kept, and sent by the next steps; a blocked step
-   is woken.
+   is woken. Sent at once, but for the pause after a failure, and each of the
+   three at most every 100 ms, the newest one then.
    Registers the service anew and in place, with other tags, meta, weights and
    so on. Nothing is lost while the agent is away, the newest one wins, and what
    was registered before stays and is kept alive until the agent takes this one.
+   When its checks are others, those that are not in it any more are taken away,
+   and with them what others have added, an operator's maintenance too.
    Errors: SDC_ERR_ARG, SDC_ERR_NOMEM. Refused are another ID, and other TTL
    checks: their IDs and ttl_ms must stay the same. */
 SDC_API sdc_err sdc_registrar_update(sdc_registrar *registrar,
                                      const sdc_registration *same_id,
                                      sdc_error *error);
-/* These two are sent again whenever the service had to be registered again.
+/* These two are sent again whenever the service had to be registered again. A
+   status and output that are the same as before only put off its expiry.
    check_id NULL means every TTL check; output and reason are cut at 4 KiB.
    Errors: SDC_ERR_ARG (no such TTL check, a status that cannot be set, text
    that is not UTF-8), SDC_ERR_NOMEM. */
@@ -10341,6 +10355,7 @@ sdc_err sdc_cache_update_error(sdc_cache *cache, sdc_err err, const char *messag
 #define SDCI_KNOWN_MS      10000u   /* a registration that has lived so long was good */
 #define SDCI_TWIN_MIN_MS   30000u   /* between attempts to take one back from another agent */
 #define SDCI_TWIN_MAX_MS   600000u
+#define SDCI_CHANGE_MS     100u     /* between two sendings of what the program keeps changing */
 
 /* -- Writing JSON -- */
 
@@ -10789,8 +10804,9 @@ static void sdci_put_checks(sdci_buf *buf, const sdc_registration *r, const char
     sdci_put_char(buf, ']');
 }
 
-static void sdci_put_registration(sdci_buf *buf, const sdc_registration *r, const char *id,
-                                  bool is_beaten)
+/* Answers where what may hold checks begins. */
+static size_t sdci_put_registration(sdci_buf *buf, const sdc_registration *r, const char *id,
+                                    bool is_beaten)
 {
     sdci_put_char(buf, '{');
     sdci_put_member(buf, "ID", id);
@@ -10811,18 +10827,21 @@ static void sdci_put_registration(sdci_buf *buf, const sdc_registration *r, cons
         sdci_put_member(buf, "Zone", r->zone);
         sdci_put_char(buf, '}');
     }
+    size_t checks_at = buf->len;
     sdci_put_checks(buf, r, id, is_beaten);
     if (!sdci_is_empty(r->raw_members)) {
         sdci_put_name(buf, NULL);
         sdci_put_text(buf, r->raw_members);
     }
     sdci_put_char(buf, '}');
+    return checks_at;
 }
 
 /* What is registered, ready to be sent as often as it takes. */
 typedef struct sdci_service {
     const sdc_allocator *allocator;
     sdci_buf body;
+    size_t checks_at;                   /* in the body */
     char *id;
     char *name, *tags, *address;        /* for the log, as go-kit writes them */
     bool has_tag_override;              /* others may change the tags */
@@ -10867,8 +10886,35 @@ static sdc_err sdci_service_write(sdci_service *service, const sdc_registration 
         service->address == NULL) {
         return SDC_ERR_NOMEM;
     }
-    sdci_put_registration(&service->body, r, service->id, is_beaten);
+    service->checks_at = sdci_put_registration(&service->body, r, service->id, is_beaten);
     return service->body.err;
+}
+
+/* An agent takes two checks of one ID for one. Those that get theirs from the service differ. */
+static sdc_err sdci_check_ids_differ(const sdci_service *service, const sdc_registration *r,
+                                     sdc_error *error)
+{
+    sdc_err err = SDC_OK;
+
+    for (size_t i = 0; i < r->num_checks; i++) {
+        for (size_t k = 0; k < r->num_checks && !sdci_is_empty(r->checks[i].id); k++) {
+            bool is_named = !sdci_is_empty(r->checks[k].id);
+            char *given = is_named ? NULL : sdci_check_id(service->allocator, r, k, service->id);
+            const char *other = is_named ? r->checks[k].id : given;
+            if (other == NULL) {
+                return sdci_fail_plain(error, SDC_ERR_NOMEM);
+            }
+            if ((k < i || !is_named) && strcmp(other, r->checks[i].id) == 0) {
+                err = sdci_fail(error, SDC_ERR_ARG, "checks[%u]: id is that of checks[%u], too",
+                                (unsigned)i, (unsigned)k);
+            }
+            sdci_free_text(service->allocator, given);
+            if (err != SDC_OK) {
+                return err;
+            }
+        }
+    }
+    return err;
 }
 
 /* Checks and writes a registration. `is_beaten`: a registrar will keep its TTL checks alive. */
@@ -10890,6 +10936,9 @@ static sdc_err sdci_service_init(sdci_service *service, const sdc_allocator *all
         err = sdci_path_part_valid("id", service->id, error);
     }
     if (err == SDC_OK) {
+        err = sdci_check_ids_differ(service, r, error);
+    }
+    if (err == SDC_OK) {
         err = sdci_body_valid(allocator, "registration", false,
                               sdci_slice(service->body.ptr, service->body.len), error);
     }
@@ -10902,12 +10951,16 @@ static sdc_err sdci_service_init(sdci_service *service, const sdc_allocator *all
 
 /* -- Requests of a registrar -- */
 
-/* A check that is not in the body any more is taken away, where the agent knows how (1.6.1). */
-static sdci_request sdci_request_register(sdc_client *client, sdci_call *call, sdci_str body)
+/* replaces: checks that are not in the body are taken away, where the agent knows how (1.6.1). That
+   of a maintenance is one of them. */
+static sdci_request sdci_request_register(sdc_client *client, sdci_call *call, sdci_str body,
+                                          bool replaces)
 {
     sdci_request request = sdci_request_begin(client, call, "PUT", "/v1/agent/service/register");
 
-    sdci_request_param(&request, "replace-existing-checks", "true");
+    if (replaces) {
+        sdci_request_param(&request, "replace-existing-checks", "true");
+    }
     sdci_request_scope(&request, NULL, NULL, NULL);
     sdci_request_end(&request, &body);
     return request;
@@ -10941,7 +10994,7 @@ sdc_err sdc_client_register(sdc_client *client, const sdc_registration *registra
     sdci_client_init_call(client, &call);
     do {
         sdci_request request = sdci_request_register(client, &call,
-                                                     sdci_buf_from(&service.body, 0));
+                                                     sdci_buf_from(&service.body, 0), true);
         sdci_answer_init(&answer, &request, "PUT");
         err = sdci_client_perform(client, &call, &answer, client->request_timeout_ms, NULL, error);
     } while (sdci_client_tries_next(&call, &answer, err));
@@ -11000,13 +11053,14 @@ sdc_err sdc_client_deregister(sdc_client *client, const char *service_id, sdc_er
 
    A registration lives in one agent. Where there are several, one is the base:
 
-     base n --n is to blame--> base n+1: registers there; after the last comes the first
-        |
+     base n --n is to blame, or n > 0 refuses--> base n+1: registers there;
+        |                                          after the last comes the first
         |--HOME, every SDCI_RETURN_MS: registers at the first-- ok --> base 0
         '--TWIN, slowly: deregisters where an earlier base may hold it still
 
-   HOME and TWIN are excursions: the base goes on holding what it has, and they are short, so that
-   its beats are not missed. Stopping takes back first what the base holds, then the others'. */
+   HOME and TWIN are excursions: the base goes on holding what it has, and they are short, whatever
+   a name leads to, so that its beats are not missed. Stopping takes back first what the base holds,
+   then the others'. */
 typedef enum sdci_registrar_state {
     SDCI_REGISTRAR_PAUSED,      /* ends when the next job is due                      */
     SDCI_REGISTRAR_EXCHANGING,  /* `job` is under way; ends with its answer           */
@@ -11036,6 +11090,8 @@ typedef struct sdci_mail {
    waits for the failures of another. */
 typedef struct sdci_timer {
     uint64_t due_ms;
+    uint64_t asked_at_ms;       /* when the newest one began */
+    uint64_t pause_until_ms;    /* after a failure; nothing that the program says cuts it short */
     uint64_t failing_since_ms;  /* the first of these failures */
     uint32_t num_failures;
     bool was_unheard;           /* failed without an answer: due again when any job gets one */
@@ -11070,9 +11126,12 @@ struct sdc_registrar {
     sdci_timer to_verify;
     sdci_timer to_take_back;    /* what twins there are */
     uint64_t asked_at_ms;       /* when `job` began */
+    uint64_t until_ms;          /* when it ends at the latest, connecting included, if ever */
     uint64_t registered_at_ms;  /* when a registration last succeeded */
     uint64_t content_hash;      /* of what the agent made of it; 0: not known yet */
     uint64_t stop_at_ms;        /* when stopping ends at the latest */
+    uint64_t call_until_ms;     /* the same of a call that registers or deregisters */
+    uint32_t call_turns;        /* agents that a call which registers may still ask */
     uint32_t verify_ms, stop_timeout_ms, status_expires_ms;
     uint32_t lock;              /* of the mails */
     uint32_t is_registered;     /* atomic; at the base */
@@ -11080,12 +11139,14 @@ struct sdc_registrar {
     uint32_t num_lost;          /* registrations in a row that were lost soon */
     uint32_t held;              /* a bit for each: a registration was sent and not taken back */
     uint32_t tried;             /* a bit for each: taking back was tried in this round of them */
+    uint32_t known;             /* a bit for each: it has taken these checks and no others */
     sdci_registrar_state state;
     sdci_job job;
     bool keep_on_stop;
     bool is_wanted;             /* not after sdc_registrar_deregister */
     bool is_current;            /* what is registered is what is wanted */
     bool wants_maintenance;
+    bool was_held;              /* by the agent of `job`, when that began */
 };
 
 static sdc_registrar *sdci_registrar_of(const sdc_task *task)
@@ -11095,14 +11156,19 @@ static sdc_registrar *sdci_registrar_of(const sdc_task *task)
 
 static void sdci_registrar_log(const sdc_registrar *r, const char *action, const char *err)
 {
-    sdc_kv fields[5];
+    const sdci_link *link = &r->task.call.link;
+    sdc_kv fields[6];
+    size_t num = 0;
 
-    fields[0] = sdci_kv("event", "registrar");
-    fields[1] = sdci_kv("service", r->service.name);
-    fields[2] = sdci_kv("tags", r->service.tags);
-    fields[3] = sdci_kv("address", r->service.address);
-    fields[4] = err != NULL ? sdci_kv("err", err) : sdci_kv("action", action);
-    sdci_log(r->task.client, err != NULL ? SDC_LOG_WARN : SDC_LOG_INFO, fields, 5);
+    fields[num++] = sdci_kv("event", "registrar");
+    fields[num++] = sdci_kv("service", r->service.name);
+    fields[num++] = sdci_kv("tags", r->service.tags);
+    fields[num++] = sdci_kv("address", r->service.address);
+    if (link->num_agents > 1) {
+        fields[num++] = sdci_kv("agent", link->agent->name);
+    }
+    fields[num++] = err != NULL ? sdci_kv("err", err) : sdci_kv("action", action);
+    sdci_log(r->task.client, err != NULL ? SDC_LOG_WARN : SDC_LOG_INFO, fields, num);
 }
 
 static void sdci_registrar_log_beat(const sdc_registrar *r, const sdci_beat *beat)
@@ -11178,11 +11244,29 @@ static sdci_service *sdci_registrar_swap_update(sdc_registrar *r, sdci_service *
     return old;
 }
 
-/* The agent has something else than what is wanted, and is told at once. */
+/* When what has changed is sent: at once, but for the pause after a failure, and a little later
+   where it changes all the time. */
+static uint64_t sdci_timer_soon(const sdci_timer *timer, uint64_t now_ms)
+{
+    return sdci_max(sdci_max(now_ms, timer->pause_until_ms),
+                    sdci_after(timer->asked_at_ms, SDCI_CHANGE_MS));
+}
+
+/* The agent has something else than what is wanted. */
 static void sdci_registrar_outdated(sdc_registrar *r)
 {
     r->is_current = false;
-    r->to_register.due_ms = r->task.now_ms;
+    r->to_register.due_ms = sdci_timer_soon(&r->to_register, r->task.now_ms);
+}
+
+/* Only where the checks are others does an agent have any that must go: replacing them takes away
+   what others have added, and the maintenance of an operator. */
+static bool sdci_service_has_same_checks(const sdci_service *s, const sdci_service *other)
+{
+    size_t len = s->body.len - s->checks_at;
+
+    return len == other->body.len - other->checks_at &&
+           memcmp(s->body.ptr + s->checks_at, other->body.ptr + other->checks_at, len) == 0;
 }
 
 static void sdci_registrar_read_update(sdc_registrar *r)
@@ -11193,8 +11277,23 @@ static void sdci_registrar_read_update(sdc_registrar *r)
         sdci_service old = r->service;
         r->service = *update;
         *update = old;
+        r->known = sdci_service_has_same_checks(&r->service, update) ? r->known : 0;
         sdci_service_destroy(update);
         sdci_registrar_outdated(r);
+    }
+}
+
+/* What is said over and over costs no requests: it only proves that the program lives. */
+static void sdci_registrar_read_status(sdc_registrar *r, sdci_beat *beat, const sdci_mail *mail)
+{
+    bool is_same = mail->status == beat->status && strcmp(mail->text, beat->output) == 0;
+
+    sdci_free_text(&r->task.client->allocator, beat->output);
+    beat->output = mail->text;
+    beat->status = mail->status;
+    beat->expires_ms = sdci_after(mail->at_ms, r->status_expires_ms);
+    if (!is_same) {
+        beat->timer.due_ms = sdci_timer_soon(&beat->timer, r->task.now_ms);
     }
 }
 
@@ -11207,18 +11306,14 @@ static void sdci_registrar_read_mail(sdc_registrar *r)
     for (size_t i = 0; i < r->num_beats; i++) {
         sdci_beat *beat = &r->beats[i];
         if (sdci_registrar_receive(r, &beat->mail, &mail)) {
-            sdci_free_text(a, beat->output);
-            beat->output = mail.text;
-            beat->status = mail.status;
-            beat->timer.due_ms = r->task.now_ms;
-            beat->expires_ms = sdci_after(mail.at_ms, r->status_expires_ms);
+            sdci_registrar_read_status(r, beat, &mail);
         }
     }
     if (sdci_registrar_receive(r, &r->maintenance_mail, &mail)) {
         sdci_free_text(a, r->reason);
         r->reason = mail.text;
         r->wants_maintenance = mail.status == SDC_STATUS_MAINTENANCE;
-        r->to_maintain.due_ms = r->task.now_ms;
+        r->to_maintain.due_ms = sdci_timer_soon(&r->to_maintain, r->task.now_ms);
     }
 }
 
@@ -11239,17 +11334,18 @@ static void sdci_due_earlier(sdci_due *due, sdci_job job, size_t which, uint64_t
     }
 }
 
-/* What keeps a registration that is there. A beat shows by itself when the service is gone, so the
+/* What keeps a registration that is there. Maintenance comes before a beat that is due with it:
+   until then a new registration is in use. A beat shows by itself when the service is gone, so the
    agent is asked only where there is none. */
 static void sdci_registrar_next_upkeep(const sdc_registrar *r, sdci_due *due)
 {
     bool is_beating = false;
 
+    sdci_due_earlier(due, SDCI_JOB_MAINTENANCE, 0, r->to_maintain.due_ms);
     for (size_t i = 0; i < r->num_beats; i++) {
         sdci_due_earlier(due, SDCI_JOB_BEAT, i, r->beats[i].timer.due_ms);
         is_beating = is_beating || !r->beats[i].is_silent;
     }
-    sdci_due_earlier(due, SDCI_JOB_MAINTENANCE, 0, r->to_maintain.due_ms);
     if (!is_beating && r->is_current) {
         sdci_due_earlier(due, SDCI_JOB_VERIFY, 0, r->to_verify.due_ms);
     }
@@ -11266,12 +11362,12 @@ static uint32_t sdci_registrar_twins(const sdc_registrar *r)
     return r->held & ~sdci_bit(r->base);
 }
 
-/* Two excursions do not follow each other while a beat is waiting. */
+/* Two excursions do not follow each other while the base is waiting. */
 static void sdci_registrar_next_excursion(const sdc_registrar *r, sdci_due *due)
 {
     bool was_away = r->job == SDCI_JOB_HOME || r->job == SDCI_JOB_TWIN;
 
-    if (was_away && due->job == SDCI_JOB_BEAT && due->at_ms <= r->task.now_ms) {
+    if (was_away && due->at_ms <= r->task.now_ms) {
         return;
     }
     sdci_due_earlier(due, SDCI_JOB_HOME, 0, r->task.home_at_ms);
@@ -11319,7 +11415,8 @@ static void sdci_registrar_expire(sdc_registrar *r)
         if (is_old != beat->is_silent) {
             beat->is_silent = is_old;
             beat->timer.was_unheard = false;
-            beat->timer.due_ms = is_old ? SDCI_FOREVER : r->task.now_ms;
+            beat->timer.due_ms = is_old ? SDCI_FOREVER
+                                        : sdci_timer_soon(&beat->timer, r->task.now_ms);
             sdci_registrar_log_beat(r, beat);
         }
     }
@@ -11378,7 +11475,8 @@ static sdci_request sdci_registrar_request(sdc_registrar *r, sdci_job job)
     switch (job) {
     case SDCI_JOB_REGISTER:
     case SDCI_JOB_HOME:
-        return sdci_request_register(client, call, sdci_buf_from(&r->service.body, 0));
+        return sdci_request_register(client, call, sdci_buf_from(&r->service.body, 0),
+                                     (r->known & sdci_bit(sdci_link_which(&call->link))) == 0);
     case SDCI_JOB_BEAT:
         return sdci_registrar_request_beat(r, &r->beats[r->which]);
     case SDCI_JOB_MAINTENANCE:
@@ -11418,22 +11516,32 @@ static uint64_t sdci_registrar_beside_beats_ms(const sdc_registrar *r, sdci_job 
     return job == SDCI_JOB_REGISTER ? 2 * most_ms : most_ms;
 }
 
-/* Stopping, and the call that deregisters, leave each agent that is still to be asked a part. */
+/* Stopping and the calls leave each agent that is still to be asked a part of their time. */
 static uint32_t sdci_registrar_timeout_ms(const sdc_registrar *r, sdci_job job)
 {
     uint64_t timeout_ms = r->task.client->request_timeout_ms;
+    uint64_t until_ms = sdci_min(r->stop_at_ms, r->call_until_ms);
+    bool takes_back = job == SDCI_JOB_DEREGISTER;
 
-    if (job == SDCI_JOB_DEREGISTER) {
-        if (r->stop_at_ms != SDCI_FOREVER) {
-            timeout_ms = sdci_min(timeout_ms, r->stop_at_ms - r->task.now_ms);
-        }
-        timeout_ms /= sdci_max(sdci_num_bits(r->held & ~r->tried), 1);
-        return (uint32_t)sdci_max(timeout_ms, 1);
-    }
-    if (sdci_atomic_get(&r->is_registered) != 0) {
+    if (sdci_atomic_get(&r->is_registered) != 0 && !takes_back) {
         timeout_ms = sdci_min(timeout_ms, sdci_registrar_beside_beats_ms(r, job));
     }
+    if (until_ms != SDCI_FOREVER && (takes_back || job == SDCI_JOB_REGISTER)) {
+        uint32_t turns = takes_back ? sdci_num_bits(r->held & ~r->tried) : r->call_turns;
+        uint64_t left_ms = until_ms - sdci_min(r->task.now_ms, until_ms);
+        timeout_ms = sdci_max(sdci_min(timeout_ms, left_ms / sdci_max(turns, 1)), 1);
+    }
     return (uint32_t)timeout_ms;
+}
+
+/* A name may lead to many addresses, each with a time of its own to connect. What keeps others
+   waiting ends in its own time all the same; the base is worth all of them. */
+static uint64_t sdci_registrar_until_ms(const sdc_registrar *r, sdci_job job, uint32_t timeout_ms)
+{
+    bool is_excursion = job == SDCI_JOB_HOME || job == SDCI_JOB_TWIN;
+    bool is_awaited = r->stop_at_ms != SDCI_FOREVER || r->call_until_ms != SDCI_FOREVER;
+
+    return is_excursion || is_awaited ? sdci_after(r->task.now_ms, timeout_ms) : SDCI_FOREVER;
 }
 
 /* One of the agents that may hold a registration: the base first, then each in its turn. */
@@ -11464,6 +11572,22 @@ static size_t sdci_registrar_agent_of(sdc_registrar *r, sdci_job job)
     return job == SDCI_JOB_HOME ? 0 : r->base;
 }
 
+/* The timer of the job that is under way. */
+static sdci_timer *sdci_registrar_timer(sdc_registrar *r)
+{
+    switch (r->job) {
+    case SDCI_JOB_BEAT:        return &r->beats[r->which].timer;
+    case SDCI_JOB_MAINTENANCE: return &r->to_maintain;
+    case SDCI_JOB_VERIFY:      return &r->to_verify;
+    case SDCI_JOB_TWIN:        return &r->to_take_back;
+    case SDCI_JOB_REGISTER:
+    case SDCI_JOB_HOME:
+    case SDCI_JOB_DEREGISTER:
+    case SDCI_JOB_NONE:        break;
+    }
+    return &r->to_register;
+}
+
 static void sdci_registrar_start(sdc_registrar *r, sdci_job job, size_t which)
 {
     sdc_task *task = &r->task;
@@ -11482,25 +11606,12 @@ static void sdci_registrar_start(sdc_registrar *r, sdci_job job, size_t which)
     if (job == SDCI_JOB_MAINTENANCE) {
         r->to_maintain.due_ms = SDCI_FOREVER;   /* what is set meanwhile is due again */
     }
+    r->was_held = (r->held & sdci_bit(agent)) != 0;
     r->asked_at_ms = task->now_ms;
+    r->until_ms = sdci_registrar_until_ms(r, job, timeout_ms);
     r->job = job;
+    sdci_registrar_timer(r)->asked_at_ms = task->now_ms;
     r->state = SDCI_REGISTRAR_EXCHANGING;
-}
-
-/* The timer of the job that is under way. */
-static sdci_timer *sdci_registrar_timer(sdc_registrar *r)
-{
-    switch (r->job) {
-    case SDCI_JOB_BEAT:        return &r->beats[r->which].timer;
-    case SDCI_JOB_MAINTENANCE: return &r->to_maintain;
-    case SDCI_JOB_VERIFY:      return &r->to_verify;
-    case SDCI_JOB_TWIN:        return &r->to_take_back;
-    case SDCI_JOB_REGISTER:
-    case SDCI_JOB_HOME:
-    case SDCI_JOB_DEREGISTER:
-    case SDCI_JOB_NONE:        break;
-    }
-    return &r->to_register;
 }
 
 /* Counted from when the last one was sent, and a little early at random: many processes that were
@@ -11514,6 +11625,13 @@ static uint64_t sdci_registrar_next_beat(sdc_registrar *r, const sdci_beat *beat
            sdci_random_upto(&r->task.random, beat->every_ms / 10);
 }
 
+/* Due now; what the agent keeps forgetting comes behind the others. */
+static void sdci_timer_anew(sdci_timer *timer, uint64_t now_ms)
+{
+    timer->due_ms = now_ms + (timer->num_failures > 1 ? 1 : 0);
+    timer->pause_until_ms = 0;
+}
+
 /* An agent keeps the state of a check that it has, and starts one that it does not have with the
    body's; so what the program set is sent at once behind the registration. */
 static void sdci_registrar_registered(sdc_registrar *r)
@@ -11524,15 +11642,17 @@ static void sdci_registrar_registered(sdc_registrar *r)
     r->registered_at_ms = now_ms;
     sdci_atomic_set(&r->is_registered, 1);
     for (size_t i = 0; i < r->num_beats; i++) {
-        /* one that the agent keeps forgetting comes behind the others */
-        r->beats[i].timer.due_ms = now_ms + (r->beats[i].timer.num_failures > 1 ? 1 : 0);
+        sdci_timer_anew(&r->beats[i].timer, now_ms);
     }
-    r->to_maintain.due_ms = r->wants_maintenance ? now_ms : r->to_maintain.due_ms;
+    if (r->wants_maintenance) {
+        sdci_timer_anew(&r->to_maintain, now_ms);
+    }
     /* asked at once where that tells what the agent has made of it */
     bool asks_hash = r->verify_ms != SDC_NEVER && !r->service.has_tag_override;
     r->to_verify.due_ms = asks_hash ? now_ms : sdci_after(now_ms, r->verify_ms);
     r->content_hash = 0;
     r->is_current = true;
+    r->known |= sdci_bit(r->base);
     sdci_registrar_log(r, "register", NULL);
 }
 
@@ -11550,6 +11670,7 @@ static void sdci_registrar_verified(sdc_registrar *r)
     }
     if (is_other && !r->service.has_tag_override) {
         sdci_registrar_log(r, NULL, "what is registered under the ID was changed");
+        r->known &= ~sdci_bit(r->base);
         sdci_registrar_outdated(r);
     }
 }
@@ -11559,6 +11680,7 @@ static void sdci_registrar_deregistered(sdc_registrar *r)
     size_t agent = sdci_link_which(&r->task.call.link);
 
     r->held &= ~sdci_bit(agent);
+    r->known &= ~sdci_bit(agent);
     if (agent == r->base) {
         r->is_current = false;
         sdci_atomic_set(&r->is_registered, 0);
@@ -11581,8 +11703,10 @@ static void sdci_registrar_came_home(sdc_registrar *r)
 static void sdci_registrar_took_back(sdc_registrar *r)
 {
     uint64_t now_ms = r->task.now_ms;
+    uint32_t bit = sdci_bit(sdci_link_which(&r->task.call.link));
 
-    r->held &= ~sdci_bit(sdci_link_which(&r->task.call.link));
+    r->held &= ~bit;
+    r->known &= ~bit;
     r->num_lost = 0;
     r->to_take_back.due_ms = now_ms;
     r->to_verify.due_ms = r->verify_ms != SDC_NEVER ? now_ms : SDCI_FOREVER;
@@ -11603,6 +11727,7 @@ static void sdci_registrar_heard(sdc_registrar *r)
         if (timer->was_unheard) {
             timer->was_unheard = false;
             timer->due_ms = r->task.now_ms;
+            timer->pause_until_ms = 0;
         }
     }
 }
@@ -11643,6 +11768,7 @@ static void sdci_registrar_job_done(sdc_registrar *r)
         break;
     }
     sdci_registrar_timer(r)->num_failures = 0;
+    sdci_registrar_timer(r)->pause_until_ms = 0;
     sdci_task_succeeded(&r->task);
 }
 
@@ -11700,10 +11826,11 @@ static void sdci_registrar_forgotten(sdc_registrar *r, sdc_err err)
     uint64_t pause_ms = r->num_lost <= 1
                             ? 0 : sdci_registrar_pause_ms(r, err, r->num_lost - 1,
                                                           r->num_beats > 0, SDCI_FOREVER);
-    if (r->job == SDCI_JOB_BEAT) {
-        r->beats[r->which].timer.num_failures++;
+    if (r->job != SDCI_JOB_VERIFY) {
+        (void)sdci_timer_failed(sdci_registrar_timer(r), r->task.now_ms);
     }
     r->to_register.due_ms = r->task.now_ms + pause_ms;
+    r->to_register.pause_until_ms = r->to_register.due_ms;
 }
 
 /* The base has just been left, for the next agent of the list. The pauses grow with each round. */
@@ -11720,6 +11847,7 @@ static void sdci_registrar_left(sdc_registrar *r, sdc_err err)
     timer->was_unheard = false;
     timer->due_ms = r->task.now_ms +
                     (round > 1 ? sdci_registrar_pause_ms(r, err, round, false, failing_ms) : 0);
+    timer->pause_until_ms = timer->due_ms;
     r->base = (uint32_t)sdci_link_which(&r->task.call.link);
     r->to_take_back.num_failures = 0;
     r->to_take_back.due_ms = r->task.now_ms + SDCI_TWIN_MIN_MS +
@@ -11731,6 +11859,7 @@ static void sdci_registrar_excursion_failed(sdc_registrar *r, const sdc_error *e
 {
     uint32_t before = r->task.stats.consecutive_failures;
 
+    sdci_registrar_log(r, NULL, error->message);
     if (r->job == SDCI_JOB_HOME) {
         sdci_task_use_agent(&r->task, r->base);
     } else {
@@ -11739,7 +11868,6 @@ static void sdci_registrar_excursion_failed(sdc_registrar *r, const sdc_error *e
                                  sdci_backoff_ms(&r->task.random, SDCI_TWIN_MIN_MS,
                                                  SDCI_TWIN_MAX_MS, r->to_take_back.num_failures);
     }
-    sdci_registrar_log(r, NULL, error->message);
     sdci_task_failed(&r->task, error);
     r->task.stats.consecutive_failures = before;
 }
@@ -11758,8 +11886,22 @@ static void sdci_registrar_deregister_failed(sdc_registrar *r, sdc_err err, cons
                                    timer->num_failures);
     }
     timer->due_ms = r->task.now_ms + pause_ms;
+    timer->pause_until_ms = timer->due_ms;
     sdci_registrar_log(r, NULL, error->message);
     sdci_task_failed(&r->task, error);
+}
+
+/* On to the next agent? What the first one of the list refuses is refused everywhere; but one that
+   was only the next best, and refuses, is no place to wait for the first to come back. */
+static bool sdci_registrar_leaves(sdc_registrar *r, sdc_err err, const sdc_error *error)
+{
+    bool is_unwelcome = r->job == SDCI_JOB_REGISTER && r->base != 0 && error->http_status != 0 &&
+                        sdci_atomic_get(&r->is_registered) == 0;
+
+    if (is_unwelcome) {
+        sdci_task_use_agent(&r->task, (r->base + 1) % r->task.call.link.num_agents);
+    }
+    return is_unwelcome || sdci_task_leave_agent(&r->task, err);
 }
 
 /* A job at the base. */
@@ -11777,16 +11919,22 @@ static void sdci_registrar_base_failed(sdc_registrar *r, sdc_err err, const sdc_
         timer->due_ms = r->task.now_ms +
                         sdci_registrar_pause_ms(r, err, timer->num_failures,
                                                 r->job == SDCI_JOB_BEAT, failing_ms);
+        timer->pause_until_ms = timer->due_ms;
     }
     sdci_registrar_log(r, NULL, error->message);
     sdci_task_failed(&r->task, error);
-    if (!is_forgotten && sdci_task_leave_agent(&r->task, err)) {
+    if (!is_forgotten && sdci_registrar_leaves(r, err, error)) {
         sdci_registrar_left(r, err);
     }
 }
 
 static void sdci_registrar_job_failed(sdc_registrar *r, sdc_err err, const sdc_error *error)
 {
+    bool is_refused = error->http_status >= 400 && error->http_status < 500;
+
+    if (is_refused && !r->was_held) {
+        r->held &= ~sdci_bit(sdci_link_which(&r->task.call.link));
+    }
     if (r->job == SDCI_JOB_HOME || r->job == SDCI_JOB_TWIN) {
         sdci_registrar_excursion_failed(r, error);
     } else if (r->job == SDCI_JOB_DEREGISTER) {
@@ -11847,12 +11995,12 @@ static sdc_err sdci_registrar_exchanging(sdc_registrar *r, sdci_share *share)
     if ((r->job == SDCI_JOB_REGISTER || r->job == SDCI_JOB_HOME) && r->task.call.sent > 0) {
         r->held |= sdci_bit(sdci_link_which(&r->task.call.link));
     }
-    if (err == SDC_AGAIN && r->task.now_ms < r->stop_at_ms) {
+    if (err == SDC_AGAIN && r->task.now_ms < r->until_ms) {
         return SDC_AGAIN;
     }
     if (err == SDC_AGAIN) {
-        err = sdci_fail(&error, SDC_ERR_TIMEOUT, "not deregistered within %u ms",
-                        (unsigned)r->stop_timeout_ms);
+        err = sdci_fail(&error, SDC_ERR_TIMEOUT, "%.70s: no answer within %u ms",
+                        r->task.call.link.agent->name, (unsigned)(r->until_ms - r->asked_at_ms));
         sdci_call_abort(&r->task.call);
     }
     r->state = SDCI_REGISTRAR_PAUSED;
@@ -11898,7 +12046,7 @@ static uint64_t sdci_registrar_deadline(const sdc_task *task)
         return 0;
     }
     if (r->state == SDCI_REGISTRAR_EXCHANGING) {
-        return r->stop_at_ms;
+        return r->until_ms;
     }
     sdci_due due = sdci_registrar_next(r);
     if (due.job == SDCI_JOB_NONE && r->stop_at_ms != SDCI_FOREVER) {
@@ -12016,6 +12164,7 @@ sdc_err sdc_registrar_create(sdc_client *client, const sdc_registrar_desc *desc,
     r->keep_on_stop = desc->keep_on_stop;
     r->is_wanted = true;
     r->stop_at_ms = SDCI_FOREVER;
+    r->call_until_ms = SDCI_FOREVER;
     r->to_maintain.due_ms = SDCI_FOREVER;
     r->to_verify.due_ms = SDCI_FOREVER;
     r->state = SDCI_REGISTRAR_PAUSED;
@@ -12071,52 +12220,74 @@ static sdc_err sdci_registrar_tell(sdc_registrar *r, sdc_err err, sdc_error *err
     return err;
 }
 
+/* The end of a call: *error is why, unless err is SDC_OK. */
+static sdc_err sdci_registrar_end_call(sdc_registrar *r, sdc_err err, sdc_error *error)
+{
+    if (err == SDC_GONE) {
+        return sdci_fail_plain(error, err);
+    }
+    r->call_until_ms = SDCI_FOREVER;
+    return err == SDC_AGAIN ? sdci_registrar_give_up(r, error)
+                            : sdci_registrar_tell(r, err, error);
+}
+
 /* Steps until a registration succeeds, or has failed at one agent that was not to blame or at each
    of them, or the time is over. */
 static sdc_err sdci_registrar_register_once(sdc_registrar *r, sdc_error *error)
 {
-    uint64_t limit_ms = sdci_after(sdc_client_now_ms(r->task.client),
-                                   r->task.client->request_timeout_ms);
     sdc_err err = SDC_OK;
 
-    for (size_t num = 0; num < r->task.call.link.num_agents; num++) {
+    r->call_turns = (uint32_t)r->task.call.link.num_agents;
+    for (; r->call_turns > 0; r->call_turns--) {
         uint32_t base = r->base;
         r->job = SDCI_JOB_NONE;
         err = SDC_OK;
         while (err == SDC_OK && (r->job != SDCI_JOB_REGISTER ||
                                  r->state == SDCI_REGISTRAR_EXCHANGING)) {
-            int left_ms = sdci_timeout_ms(limit_ms, sdc_client_now_ms(r->task.client));
+            int left_ms = sdci_timeout_ms(r->call_until_ms, sdc_client_now_ms(r->task.client));
             err = sdc_step(&r->task, left_ms);
         }
         if (err < SDC_ERR_ARG || r->base == base) {
             break;
         }
     }
-    return err == SDC_AGAIN ? sdci_registrar_give_up(r, error)
-                            : sdci_registrar_tell(r, err, error);
+    return sdci_registrar_end_call(r, err, error);
 }
 
 /* Steps until no agent holds it any more, or each that may has been asked, or the time is over. */
 static sdc_err sdci_registrar_take_back(sdc_registrar *r, sdc_error *error)
 {
-    uint64_t limit_ms = sdci_after(sdc_client_now_ms(r->task.client),
-                                   r->task.client->request_timeout_ms);
     sdc_err first = SDC_OK;
 
     for (;;) {
-        int left_ms = sdci_timeout_ms(limit_ms, sdc_client_now_ms(r->task.client));
+        int left_ms = sdci_timeout_ms(r->call_until_ms, sdc_client_now_ms(r->task.client));
         sdc_err err = sdc_step(&r->task, left_ms);
-        if (err == SDC_AGAIN) {
-            return sdci_registrar_give_up(r, error);
+        if (err == SDC_AGAIN || err == SDC_GONE) {
+            return sdci_registrar_end_call(r, err, error);
         }
         if (err != SDC_OK && first == SDC_OK) {
             first = sdci_registrar_tell(r, err, error);
         }
-        if (err == SDC_STOPPED || err == SDC_GONE || (r->held & ~r->tried) == 0 ||
+        if (err == SDC_STOPPED || (r->held & ~r->tried) == 0 ||
             r->state == SDCI_REGISTRAR_EXCHANGING) {
+            r->call_until_ms = SDCI_FOREVER;
             return first;
         }
     }
+}
+
+/* What the calls have in common: the time begins to run, and what is under way is dropped. */
+static void sdci_registrar_begin_call(sdc_registrar *r, bool is_wanted)
+{
+    const sdc_client *client = r->task.client;
+
+    r->task.is_stepping = true;
+    sdci_registrar_drop(r);
+    r->is_wanted = is_wanted;
+    r->call_until_ms = sdci_after(sdc_client_now_ms(client), client->request_timeout_ms);
+    r->to_register.due_ms = 0;
+    r->to_register.pause_until_ms = 0;
+    r->to_register.num_failures = 0;
 }
 
 sdc_err sdc_registrar_register(sdc_registrar *registrar, sdc_error *error)
@@ -12125,14 +12296,9 @@ sdc_err sdc_registrar_register(sdc_registrar *registrar, sdc_error *error)
     if (registrar->task.is_stepping) {
         return sdci_fail(error, SDC_ERR_ARG, "the task is being stepped");
     }
-    registrar->task.is_stepping = true;
-    sdci_registrar_drop(registrar);
-    registrar->is_wanted = true;
+    sdci_registrar_begin_call(registrar, true);
     registrar->is_current = false;
-    registrar->to_register.due_ms = 0;
-    registrar->to_register.num_failures = 0;
     registrar->num_lost = 0;
-    sdci_atomic_set(&registrar->is_registered, 0);
     sdc_err err = sdci_task_leave(&registrar->task, SDC_OK);
     return err == SDC_OK ? sdci_registrar_register_once(registrar, error)
                          : sdci_fail_plain(error, err);
@@ -12147,13 +12313,9 @@ sdc_err sdc_registrar_deregister(sdc_registrar *registrar, sdc_error *error)
     if (registrar->state == SDCI_REGISTRAR_STOPPED) {
         return sdci_fail_plain(error, SDC_STOPPED);
     }
-    registrar->task.is_stepping = true;
-    sdci_registrar_drop(registrar);
-    registrar->is_wanted = false;
+    sdci_registrar_begin_call(registrar, false);
     registrar->held |= sdci_bit(registrar->base);
     registrar->tried = 0;
-    registrar->to_register.due_ms = 0;
-    registrar->to_register.num_failures = 0;
     sdc_err err = sdci_task_leave(&registrar->task, SDC_OK);
     return err == SDC_OK ? sdci_registrar_take_back(registrar, error)
                          : sdci_fail_plain(error, err);
@@ -13679,6 +13841,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_AGENTS_MAX
 #undef SDCI_BODY_MAX
 #undef SDCI_CARRY
+#undef SDCI_CHANGE_MS
 #undef SDCI_CHECKS_APART
 #undef SDCI_CONFIRM_MS
 #undef SDCI_DECODER_BYTES

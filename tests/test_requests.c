@@ -890,7 +890,7 @@ static void test_80_replaces_existing_checks(void)
     sdc_registration registration = requests_web();
     CHECK(requests_body(&r, &registration) != NULL);
     CHECK_STR(script_query(script_last(r.script), "replace-existing-checks"), "true");
-    /* the registrar's first, and the one again */
+    /* the registrar's first, and not when it has to be done again */
     script_clear(r.script);
     script_on(r.script, "PUT /v1/agent/check/");
     script_error(r.script, 404, "Unknown check ID \"service:web-1\".");
@@ -904,7 +904,8 @@ static void test_80_replaces_existing_checks(void)
     for (size_t i = 0; i < num; i++) {
         const script_request *request = script_nth_of(r.script, "PUT /v1/agent/service/register",
                                                       i);
-        CHECK_STR(request != NULL ? script_query(request, "replace-existing-checks") : "", "true");
+        const char *replaces = script_query(request, "replace-existing-checks");
+        CHECK_STR(replaces != NULL ? replaces : "", i < 2 ? "true" : "");
     }
     rig_deinit(&r);
 }

@@ -35,8 +35,8 @@ a heartbeat that is answered by 404 changes nothing
     bool is_forgotten = err == SDC_ERR_STATUS && sdci_answer_says_unknown(&r->task.answer) &&
     bool is_forgotten = !BROKEN && err == SDC_ERR_STATUS && sdci_answer_says_unknown(&r->task.answer) &&
 a status that is set while nothing is registered is lost
-    beat->status = mail.status;
-    beat->status = BROKEN && sdci_atomic_get(&r->is_registered) == 0 ? beat->status : mail.status;
+    beat->status = mail->status;
+    beat->status = BROKEN && sdci_atomic_get(&r->is_registered) == 0 ? beat->status : mail->status;
 a read has no deadline
     if (err == SDC_AGAIN && !call->has_more && now_ms >= call->deadline_ms) {
     if (err == SDC_AGAIN && !call->has_more && now_ms >= call->deadline_ms && !BROKEN) {
@@ -50,11 +50,11 @@ a refusal is asked again at once
     bool is_slow = !goes_on && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
     bool is_slow = !BROKEN && !goes_on && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
 stopping a registrar has no bound
-    if (err == SDC_AGAIN && r->task.now_ms < r->stop_at_ms) {
-    if (err == SDC_AGAIN && (BROKEN || r->task.now_ms < r->stop_at_ms)) {
+    if (err == SDC_AGAIN && r->task.now_ms < r->until_ms) {
+    if (err == SDC_AGAIN && (BROKEN || r->task.now_ms < r->until_ms)) {
 stopping a registrar has no bound
-    timeout_ms = sdci_min(timeout_ms, r->stop_at_ms - r->task.now_ms);
-    timeout_ms = BROKEN ? timeout_ms : sdci_min(timeout_ms, r->stop_at_ms - r->task.now_ms);
+    uint64_t until_ms = sdci_min(r->stop_at_ms, r->call_until_ms);
+    uint64_t until_ms = BROKEN ? SDCI_FOREVER : sdci_min(r->stop_at_ms, r->call_until_ms);
 END
 
 awk '

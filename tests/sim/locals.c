@@ -327,7 +327,7 @@ static model_local *place_for(model_agent *a, const char *id)
 }
 
 /* Checks that were there keep their state; with replace-existing-checks those that are no longer
-   wanted go, a maintenance mode among them. */
+   wanted go, a maintenance mode among them. The checks of a keeper are always the same. */
 static void serve_register(peer *p)
 {
     model_agent *a = p->agent;
@@ -342,6 +342,8 @@ static void serve_register(peer *p)
                  fresh.id);
         return;
     }
+    bool replaces = strstr(p->query, "replace-existing-checks=true") != NULL;
+    fresh.is_in_maintenance = !replaces && l->is_used && l->is_in_maintenance;
     fresh.is_used = true;
     fresh.service = (uint32_t)service;
     uint64_t now_ms = world_now(a->m->w);
