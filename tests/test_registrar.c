@@ -3160,6 +3160,506 @@ static void test_38_registrar_heeds_retry_after(void)
     }
 }
 
+/* ---- what is bounded ------------------------------------------------------------------------- */
+
+/* Told a hundred times a second, as from a loop that must not hang: the beats say it, nothing else
+   does, and neither an agent that is away nor one that asks for patience gets more than it would. */
+static void test_same_status_costs_no_requests(void)
+{
+    static const char *const ways[] = { "well", "away", "429" };
+    for (size_t i = 0; i < REGISTRAR_NUM(ways); i++) {
+        rig r;
+        test_note("%s", ways[i]);
+        REQUIRE(registrar_begin(&r, NULL));
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 1000);
+        script_set_down(r.script, i == 1);
+        if (i == 2) {
+            registrar_on(&r, REGISTRAR_UPDATE);
+            script_reply(r.script, 429, "Retry-After: 5\r\n", "slow down");
+        }
+        size_t before = registrar_count(&r, REGISTRAR_UPDATE);
+        size_t connects = world_num_connects(r.world, "10.0.0.1", 8500);
+        for (int n = 0; n < 1000; n++) {
+            CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_PASSING, ""), SDC_OK);
+            rig_run(&r, 10);
+        }
+        CHECK_BETWEEN(registrar_count(&r, REGISTRAR_UPDATE) - before, i == 1 ? 0 : 3, 9);
+        CHECK_BETWEEN(world_num_connects(r.world, "10.0.0.1", 8500) - connects, 0, 20);
+        rig_deinit(&r);
+    }
+}
+
+/* One that changes all the time is sent ten times a second, and the newest one in the end. */
+static void test_changing_status_is_sent_now_and_then(void)
+{
+    rig r;
+    char output[20];
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 1000);
+    size_t before = registrar_count(&r, REGISTRAR_UPDATE);
+    for (int n = 0; n < 1000; n++) {
+        snprintf(output, sizeof output, "%d", n);
+        CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_WARNING, output), SDC_OK);
+        rig_run(&r, 10);
+    }
+    CHECK_BETWEEN(registrar_count(&r, REGISTRAR_UPDATE) - before, 90, 105);
+    rig_run(&r, 100);
+    CHECK_STR(registrar_last(&r, REGISTRAR_UPDATE)->body,
+              "{\"Status\":\"warning\",\"Output\":\"999\"}");
+    /* it has been quiet since: at once again */
+    rig_run(&r, 100);
+    uint64_t now_ms = world_now(r.world);
+    CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_CRITICAL, ""), SDC_OK);
+    rig_run(&r, 1);
+    CHECK_U64(registrar_last(&r, REGISTRAR_UPDATE)->at_ms, now_ms);
+    rig_deinit(&r);
+}
+
+/* Whatever the program says all the time, an agent that has refused it is left alone for as long as
+   without that; the newest is what it hears in the end. */
+static void test_changes_do_not_cut_a_pause_short(void)
+{
+    static const char *const jobs[] = { REGISTRAR_UPDATE, REGISTRAR_MAINTAIN, REGISTRAR_REGISTER };
+    for (size_t i = 0; i < REGISTRAR_NUM(jobs); i++) {
+        rig r;
+        char text[20];
+        test_note("%s", jobs[i]);
+        REQUIRE(registrar_begin(&r, NULL));
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 1000);
+        registrar_on(&r, jobs[i]);
+        script_error(r.script, 403, "Permission denied");
+        size_t before = registrar_count(&r, jobs[i]);
+        for (int n = 0; n < 1000; n++) {
+            snprintf(text, sizeof text, "new %d", n);
+            CHECK_ERR(i == 0 ? sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_WARNING, text)
+                      : i == 1 ? sdc_registrar_set_maintenance(r.registrar, true, text)
+                               : registrar_update(r.registrar, text), SDC_OK);
+            rig_run(&r, 20);
+        }
+        CHECK_BETWEEN(registrar_count(&r, jobs[i]) - before, 3, 20);
+        registrar_says_yes(r.script);
+        registrar_on(&r, jobs[i]);
+        script_ok(r.script);
+        rig_run(&r, 34000);
+        const script_request *last = registrar_last(&r, jobs[i]);
+        CHECK_HAS(i == 1 ? last->raw_query : last->body, i == 1 ? "new%20999" : "new 999");
+        rig_deinit(&r);
+    }
+}
+
+/* A status that is forgotten and told again, all the time: no more than its changes are. */
+static void test_status_that_revives_is_bounded(void)
+{
+    rig r;
+    sdc_check check;
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_expiring(&check, 5);
+    REQUIRE(rig_register(&r, &desc));
+    rig_run(&r, 1000);
+    size_t before = registrar_count(&r, REGISTRAR_UPDATE);
+    for (int n = 0; n < 500; n++) {
+        CHECK_ERR(sdc_registrar_set_status(r.registrar, NULL, SDC_STATUS_PASSING, ""), SDC_OK);
+        rig_run(&r, 20);
+    }
+    CHECK_BETWEEN(registrar_count(&r, REGISTRAR_UPDATE) - before, 1, 105);
+    rig_deinit(&r);
+}
+
+/* The call registers at the second agent although the first one takes what it is sent and hangs. */
+static void test_87_once_gets_past_an_agent_that_hangs(void)
+{
+    registrar_trio t;
+    sdc_error error;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    script_clear(t.of[0]);
+    script_on(t.of[0], "PUT ");
+    script_hang(t.of[0]);
+    REQUIRE(rig_register(&t.r, NULL));
+    uint64_t at_ms = world_now(t.r.world);
+    CHECK_ERR(sdc_registrar_register(t.r.registrar, &error), SDC_OK);
+    CHECK_BETWEEN(world_now(t.r.world) - at_ms, 1000, 5000);
+    CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_REGISTER), 1);
+    CHECK(sdc_registrar_is_registered(t.r.registrar));
+    /* all hang: each has had its share, and the call ends in time */
+    for (size_t i = 0; i < REGISTRAR_AGENTS; i++) {
+        script_clear(t.of[i]);
+        script_on(t.of[i], "PUT ");
+        script_hang(t.of[i]);
+    }
+    at_ms = world_now(t.r.world);
+    CHECK_ERR(sdc_registrar_register(t.r.registrar, &error), SDC_ERR_TIMEOUT);
+    CHECK_BETWEEN(world_now(t.r.world) - at_ms, 10000, 15000);
+    for (size_t i = 0; i < REGISTRAR_AGENTS; i++) {
+        CHECK_BETWEEN(registrar_count_at(&t, i, REGISTRAR_REGISTER), 1, 2);
+    }
+    /* nothing of the call is left in the steps that follow */
+    registrar_says_yes(t.of[1]);
+    rig_run(&t.r, 31000);
+    CHECK(sdc_registrar_is_registered(t.r.registrar));
+    rig_deinit(&t.r);
+}
+
+/* What the agent has is kept alive when it refuses to have it anew. */
+static void test_refused_call_keeps_what_is_there(void)
+{
+    rig r;
+    sdc_error error;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 1000);
+    registrar_on(&r, REGISTRAR_REGISTER);
+    script_error(r.script, 403, "Permission denied");
+    CHECK_ERR(sdc_registrar_register(r.registrar, &error), SDC_ERR_DENIED);
+    CHECK(sdc_registrar_is_registered(r.registrar));
+    rig_run(&r, 100000);
+    CHECK(sdc_registrar_is_registered(r.registrar));
+    registrar_check_beats(&r, REGISTRAR_UPDATE, 10000 / 3);
+    rig_deinit(&r);
+}
+
+static const char *const registrar_dead_ips[] = {
+    "", "10.7.0.1", "10.7.0.1,10.7.0.2", "10.7.0.1,10.7.0.2,10.7.0.3",
+    "10.7.0.1,10.7.0.2,10.7.0.3,10.7.0.4"
+};
+
+/* The first agent of two is home.example, the script of the rig is at 10.0.0.1. Answers the second
+   one's script, or NULL. */
+static script *registrar_named_begin(rig *r)
+{
+    sdc_client_desc client;
+    world_desc desc;
+    memset(&client, 0, sizeof client);
+    memset(&desc, 0, sizeof desc);
+    client.address = "home.example:8500,10.0.0.2:8500";
+    if (!rig_init_client(r, &desc, &client)) {
+        return NULL;
+    }
+    for (int i = 1; i <= 4; i++) {
+        char ip[20];
+        snprintf(ip, sizeof ip, "10.7.0.%d", i);
+        world_listen_mode(r->world, ip, 8500, WORLD_BLACKHOLE);
+    }
+    script *second = script_create(r->world, "10.0.0.2", 8500);
+    registrar_says_yes(r->script);
+    registrar_says_yes(second);
+    return second;
+}
+
+/* A name that leads to many addresses, none of which answers, costs the second agent no TTL. */
+static void test_87_excursions_to_many_addresses_cost_no_ttl(void)
+{
+    for (size_t num = 1; num < REGISTRAR_NUM(registrar_dead_ips); num++) {
+        registrar_trio t;
+        test_note("%zu addresses", num);
+        t.of[1] = registrar_named_begin(&t.r);
+        REQUIRE(t.of[1] != NULL);
+        world_resolve_to(t.r.world, "home.example", registrar_dead_ips[num], 0);
+        REQUIRE(rig_register(&t.r, NULL));
+        rig_run(&t.r, 30000);
+        CHECK(sdc_registrar_is_registered(t.r.registrar));
+        rig_run(&t.r, 3600000);
+        registrar_check_alive(&t, 1, WORLD_START_MS + 30000);
+        CHECK_INT(registrar_count_at(&t, 1, REGISTRAR_REGISTER), 1);
+        rig_deinit(&t.r);
+    }
+}
+
+/* The same at a stop, and by call: each agent has its part of the time. */
+static void test_87_many_addresses_leave_time_for_the_others(void)
+{
+    for (int by_call = 0; by_call <= 1; by_call++) {
+        rig r;
+        sdc_error error;
+        test_note("%s", by_call ? "by call" : "stop");
+        script *second = registrar_named_begin(&r);
+        REQUIRE(second != NULL);
+        world_resolve_to(r.world, "home.example", "10.0.0.1", 0);
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 1000);
+        CHECK(sdc_registrar_is_registered(r.registrar));
+        world_resolve_to(r.world, "home.example", registrar_dead_ips[4], 0);
+        script_set_down(r.script, true);
+        rig_run(&r, 10);
+        r.registrar->held = 3;      /* as after it was at the other one, too */
+        uint64_t at_ms = world_now(r.world);
+        if (by_call) {
+            CHECK_ERR(sdc_registrar_deregister(r.registrar, &error), SDC_ERR_TIMEOUT);
+            CHECK_HAS(error.message, "home.example:8500");
+        } else {
+            CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+        }
+        CHECK_BETWEEN(world_now(r.world) - at_ms, 1000, by_call ? 10000 : 2000);
+        CHECK_INT(script_count(second, REGISTRAR_DEREGISTER), 1);
+        rig_deinit(&r);
+    }
+}
+
+/* An agent takes two checks of one ID for one, so nobody can mean them. */
+static void test_check_ids_differ(void)
+{
+    static const struct { const char *ids[2]; bool is_refused; } rows[] = {
+        { { "a", "a" }, true }, { { "a", "b" }, false }, { { NULL, NULL }, false },
+        { { "service:web-1:2", NULL }, true }, { { NULL, "service:web-1:1" }, true },
+        { { NULL, "service:web-1:2" }, false }, { { "service:web-1", NULL }, false },
+    };
+    for (size_t i = 0; i < REGISTRAR_NUM(rows); i++) {
+        rig r;
+        sdc_check checks[2];
+        sdc_error error;
+        test_note("row %zu", i);
+        memset(checks, 0, sizeof checks);
+        sdc_registrar_desc desc = registrar_desc_plain();
+        desc.registration.checks = checks;
+        desc.registration.num_checks = 2;
+        for (size_t k = 0; k < 2; k++) {
+            checks[k].id = rows[i].ids[k];
+            checks[k].ttl_ms = 10000;
+        }
+        REQUIRE(registrar_begin(&r, NULL));
+        sdc_err want = rows[i].is_refused ? SDC_ERR_ARG : SDC_OK;
+        CHECK_ERR(sdc_registrar_create(r.client, &desc, &r.registrar, &error), want);
+        if (rows[i].is_refused) {
+            CHECK_HAS(error.message, rows[i].ids[1] != NULL ? "checks[1]: id" : "checks[0]: id");
+        }
+        rig_deinit(&r);
+    }
+}
+
+/* An update does not put one of two checks in the place of the other. */
+static void test_update_with_a_check_twice_is_refused(void)
+{
+    rig r;
+    sdc_check checks[2];
+    REQUIRE(registrar_begin(&r, NULL));
+    sdc_registrar_desc desc = registrar_desc_plain();
+    memset(checks, 0, sizeof checks);
+    checks[0].id = "a";
+    checks[1].id = "b";
+    checks[0].ttl_ms = checks[1].ttl_ms = 10000;
+    desc.registration.checks = checks;
+    desc.registration.num_checks = 2;
+    REQUIRE(rig_register(&r, &desc));
+    checks[1].id = "a";
+    registrar_refused(r.registrar, &desc.registration, "checks[1]: id is that of checks[0]");
+    rig_deinit(&r);
+}
+
+/* With several agents each line about one says which; with one there is nothing to say. */
+static void test_87_log_names_the_agent(void)
+{
+    registrar_trio t;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    script_on(t.of[1], REGISTRAR_UPDATE);
+    script_error(t.of[1], 403, "Permission denied");
+    REQUIRE(rig_register(&t.r, NULL));
+    rig_run(&t.r, 1000);
+    script_set_down(t.of[0], true);
+    rig_run(&t.r, 20000);
+    script_set_down(t.of[0], false);
+    rig_run(&t.r, 400000);
+    CHECK_INT(world_log_count(t.r.world, "INFO", "agent=10.0.0.1:8500 action=register"), 2);
+    CHECK_INT(world_log_count(t.r.world, "INFO", "agent=10.0.0.2:8500 action=register"), 1);
+    CHECK_INT(world_log_count(t.r.world, "WARN", "agent=10.0.0.1:8500 err="), 1);
+    CHECK(world_log_count(t.r.world, "WARN", "agent=10.0.0.2:8500 err=") > 3);
+    CHECK_INT(world_log_count(t.r.world, "INFO", "agent=10.0.0.1:8500 action=deregister_twin"), 1);
+    CHECK_INT(world_log_count(t.r.world, "INFO", "agent=10.0.0.2:8500 action=deregister_twin"), 1);
+    CHECK_INT(world_log_count(t.r.world, NULL, "service=web"),
+              world_log_count(t.r.world, NULL, "agent=10.0.0."));
+    rig_deinit(&t.r);
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 1000);
+    CHECK_HASNT(world_log(r.world), "agent=");
+    rig_deinit(&r);
+}
+
+/* Excursions that fail name the agent they went to, not the base. */
+static void test_87_log_of_an_excursion_names_its_agent(void)
+{
+    registrar_trio t;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    script_set_down(t.of[0], true);
+    REQUIRE(rig_register(&t.r, NULL));
+    rig_run(&t.r, 400000);
+    CHECK(world_log_count(t.r.world, "WARN", "agent=10.0.0.1:8500 err=") >= 2);
+    CHECK_INT(world_log_count(t.r.world, "WARN", "agent=10.0.0.2:8500 err="), 0);
+    rig_deinit(&t.r);
+}
+
+/* The first agent is away for ten seconds and the second refuses: the third has it at once, and with
+   two agents the first has it again soon after it is back. */
+static void test_87_refused_at_the_second_agent(void)
+{
+    static const int codes[] = { 403, 400, 500 };
+    for (size_t i = 0; i < 2 * REGISTRAR_NUM(codes); i++) {
+        registrar_trio t;
+        bool is_third_dead = i % 2 != 0;
+        test_note("%d, third %s", codes[i / 2], is_third_dead ? "is dead" : "is well");
+        REQUIRE(registrar_trio_begin(&t, 0));
+        script_on(t.of[1], REGISTRAR_REGISTER);
+        script_error(t.of[1], codes[i / 2], "no");
+        script_set_down(t.of[2], is_third_dead);
+        REQUIRE(rig_register(&t.r, NULL));
+        rig_run(&t.r, 20000);
+        script_set_down(t.of[0], true);
+        rig_run(&t.r, 10000);
+        CHECK_INT(registrar_count_at(&t, 2, REGISTRAR_REGISTER), is_third_dead ? 0 : 1);
+        script_set_down(t.of[0], false);
+        rig_run(&t.r, 31000);
+        CHECK(sdc_registrar_is_registered(t.r.registrar));
+        CHECK_BETWEEN(registrar_count_at(&t, 1, REGISTRAR_REGISTER), 1, 15);
+        rig_run(&t.r, 400000);
+        CHECK(sdc_registrar_is_registered(t.r.registrar));
+        CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_REGISTER), 2);
+        rig_deinit(&t.r);
+    }
+}
+
+/* What was answered by a refusal is nowhere, so stopping has nothing to take back; what had no
+   answer before may be there all the same. */
+static void test_stop_after_refusals(void)
+{
+    for (int i = 0; i < 2; i++) {
+        rig r;
+        test_note("%s", i == 0 ? "always refused" : "unanswered, then refused");
+        REQUIRE(registrar_begin(&r, NULL));
+        registrar_on(&r, REGISTRAR_REGISTER);
+        if (i == 1) {
+            script_then_close(r.script);
+            script_raw(r.script, "");
+        }
+        script_error(r.script, 403, "Permission denied");
+        REQUIRE(rig_register(&r, NULL));
+        rig_run(&r, 20000);
+        CHECK(registrar_count(&r, REGISTRAR_REGISTER) > 1);
+        uint64_t at_ms = world_now(r.world);
+        CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+        CHECK_U64(world_now(r.world), at_ms);
+        CHECK_INT(registrar_count(&r, REGISTRAR_DEREGISTER), i);
+        rig_deinit(&r);
+    }
+}
+
+/* Until it is in maintenance again a new registration is in use: nothing comes before that. */
+static void test_maintenance_comes_before_beats(void)
+{
+    rig r;
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    CHECK_ERR(sdc_registrar_set_maintenance(r.registrar, true, "m"), SDC_OK);
+    rig_run(&r, 12000);
+    CHECK_HAS(script_nth(r.script, 1)->path, "maintenance");
+    size_t before = script_num_requests(r.script);
+    CHECK_ERR(registrar_update(r.registrar, "v2"), SDC_OK);
+    rig_run(&r, 10);
+    CHECK_HAS(script_nth(r.script, before)->path, "register");
+    CHECK_HAS(script_nth(r.script, before + 1)->path, "maintenance");
+    CHECK_HAS(script_nth(r.script, before + 2)->path, "check/update");
+    rig_deinit(&r);
+}
+
+static bool registrar_replaces(rig *r)
+{
+    return script_query(registrar_last(r, REGISTRAR_REGISTER), "replace-existing-checks") != NULL;
+}
+
+/* Only where the agent may have checks that the registration has not. */
+static void test_checks_are_replaced_where_they_may_differ(void)
+{
+    rig r;
+    sdc_check checks[2];
+    const char *tag = "v2";
+    REQUIRE(registrar_begin(&r, NULL));
+    REQUIRE(rig_register(&r, NULL));
+    rig_run(&r, 1000);
+    CHECK(registrar_replaces(&r));
+    CHECK_ERR(sdc_registrar_register(r.registrar, NULL), SDC_OK);
+    CHECK(!registrar_replaces(&r));
+    CHECK_ERR(registrar_update(r.registrar, "v1"), SDC_OK);
+    rig_run(&r, 1000);
+    CHECK(!registrar_replaces(&r));
+    sdc_registration with = registrar_tagged(&checks[0], &tag);
+    memset(&checks[1], 0, sizeof checks[1]);
+    checks[0].id = "service:web-1";
+    checks[1].id = "port";
+    checks[1].tcp = "10.9.0.1:8000";
+    with.checks = checks;
+    with.num_checks = 2;
+    CHECK_ERR(sdc_registrar_update(r.registrar, &with, NULL), SDC_OK);
+    rig_run(&r, 1000);
+    CHECK(registrar_replaces(&r));
+    tag = "v3";
+    CHECK_ERR(sdc_registrar_update(r.registrar, &with, NULL), SDC_OK);
+    rig_run(&r, 1000);
+    CHECK(!registrar_replaces(&r));
+    with.raw_members = "\"Check\":{\"CheckID\":\"raw\",\"TTL\":\"10s\"}";
+    CHECK_ERR(sdc_registrar_update(r.registrar, &with, NULL), SDC_OK);
+    rig_run(&r, 1000);
+    CHECK(registrar_replaces(&r));
+    CHECK_ERR(sdc_registrar_deregister(r.registrar, NULL), SDC_OK);
+    CHECK_ERR(sdc_registrar_register(r.registrar, NULL), SDC_OK);
+    CHECK(registrar_replaces(&r));
+    rig_deinit(&r);
+}
+
+/* Each agent for itself: an update's checks are new to both. */
+static void test_87_checks_are_replaced_at_each_agent(void)
+{
+    registrar_trio t;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    REQUIRE(rig_register(&t.r, NULL));
+    rig_run(&t.r, 1000);
+    script_set_down(t.of[0], true);
+    rig_run(&t.r, 10000);
+    const script_request *second = script_nth_of(t.of[1], REGISTRAR_REGISTER, 0);
+    CHECK(second != NULL && script_query(second, "replace-existing-checks") != NULL);
+    rig_deinit(&t.r);
+}
+
+/* As by `consul maint -enable -service=web-1`. */
+static sdc_err registrar_operator_begins_maintenance(sdc_client *client)
+{
+    sdci_call call;
+    sdci_answer answer;
+    sdci_str nothing = sdci_slice("", 0);
+    sdc_error error;
+    sdci_client_init_call(client, &call);
+    sdci_request request = sdci_request_begin(client, &call, "PUT",
+                                              "/v1/agent/service/maintenance/web-1");
+    sdci_request_param(&request, "enable", "true");
+    sdci_request_end(&request, &nothing);
+    sdci_answer_init(&answer, &request, "PUT");
+    sdc_err err = sdci_client_perform(client, &call, &answer, 1000, NULL, &error);
+    sdci_call_deinit(&call);
+    return err;
+}
+
+/* An operator's maintenance outlives what a registrar does by itself and an update of tags. */
+static void test_maintenance_of_an_operator_stays(void)
+{
+    for (int i = 0; i < 2; i++) {
+        registrar_stage s;
+        sdc_check check;
+        const char *tag = "v1";
+        test_note("agent %d", i);
+        sdc_registrar_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.registration = registrar_tagged(&check, &tag);
+        REQUIRE(registrar_stage_begin(&s, i != 0 ? AGENT_1_22 : AGENT_1_8, NULL, &desc));
+        world_run(s.w, s.task, 1000);
+        CHECK_ERR(registrar_operator_begins_maintenance(s.client), SDC_OK);
+        tag = "v2";
+        CHECK_ERR(sdc_registrar_update(s.registrar, &desc.registration, NULL), SDC_OK);
+        world_run(s.w, s.task, 20000);
+        CHECK_STR(agent_check_status(s.a, "_service_maintenance:web-1"), "critical");
+        registrar_stage_end(&s);
+    }
+}
+
 static const test_case cases_registrar[] = {
     TEST(test_registers_and_says_so),
     TEST(test_registration_is_copied),
@@ -3262,4 +3762,22 @@ static const test_case cases_registrar[] = {
     TEST(test_87_beat_comes_between_two_excursions),
     TEST(test_87_two_names_of_one_agent),
     TEST(test_38_registrar_heeds_retry_after),
+    TEST(test_same_status_costs_no_requests),
+    TEST(test_changing_status_is_sent_now_and_then),
+    TEST(test_changes_do_not_cut_a_pause_short),
+    TEST(test_status_that_revives_is_bounded),
+    TEST(test_87_once_gets_past_an_agent_that_hangs),
+    TEST(test_refused_call_keeps_what_is_there),
+    TEST(test_87_excursions_to_many_addresses_cost_no_ttl),
+    TEST(test_87_many_addresses_leave_time_for_the_others),
+    TEST(test_check_ids_differ),
+    TEST(test_update_with_a_check_twice_is_refused),
+    TEST(test_87_log_names_the_agent),
+    TEST(test_87_log_of_an_excursion_names_its_agent),
+    TEST(test_87_refused_at_the_second_agent),
+    TEST(test_stop_after_refusals),
+    TEST(test_maintenance_comes_before_beats),
+    TEST(test_checks_are_replaced_where_they_may_differ),
+    TEST(test_87_checks_are_replaced_at_each_agent),
+    TEST(test_maintenance_of_an_operator_stays),
 };
