@@ -192,10 +192,11 @@
    without a gap and from any thread.
 
    Checks that an agent has and the registration has not are taken away when
-   this registrar registers there for the first time, when an update has other
-   checks, and when somebody has changed the registration. A maintenance is such
-   a check: the program's own is set again at once, before anything else, but
-   one by an operator (consul maint -service) ends with that.
+   this registrar registers there for the first time, or again after an update
+   with other checks, after it has ended a maintenance, and after somebody has
+   changed the registration. A maintenance is such a check: the program's own is
+   set again at once, before anything else, but one by an operator (consul maint
+   -service) ends with that.
 
    A registration lives in one agent. Where the client names several it moves to
    the next when this one does not answer, and home to the first after minutes;
@@ -11313,6 +11314,7 @@ static void sdci_registrar_read_mail(sdc_registrar *r)
         sdci_free_text(a, r->reason);
         r->reason = mail.text;
         r->wants_maintenance = mail.status == SDC_STATUS_MAINTENANCE;
+        r->known = r->wants_maintenance ? r->known : 0;     /* one left elsewhere is such a check */
         r->to_maintain.due_ms = sdci_timer_soon(&r->to_maintain, r->task.now_ms);
     }
 }

@@ -2186,6 +2186,8 @@ static void test_verify_registers_again_what_is_different(void)
         rig_run(&r, 5000);
         CHECK_INT(registrar_count(&r, REGISTRAR_REGISTER), 2);
         CHECK_U64(registrar_last(&r, REGISTRAR_REGISTER)->at_ms, WORLD_START_MS + 90000);
+        CHECK_STR(script_query(registrar_last(&r, REGISTRAR_REGISTER), "replace-existing-checks"),
+                  "true");
         CHECK_INT(world_log_count(r.world, "WARN", "err=what is registered"), 1);
         CHECK(sdc_registrar_is_registered(r.registrar));
         rig_run(&r, 600000);
@@ -3562,6 +3564,29 @@ static void test_maintenance_comes_before_beats(void)
     rig_deinit(&r);
 }
 
+/* A maintenance that ended while the service was elsewhere does not wait for it at home. */
+static void test_87_ended_maintenance_does_not_come_back(void)
+{
+    registrar_trio t;
+    REQUIRE(registrar_trio_begin(&t, 0));
+    REQUIRE(rig_register(&t.r, NULL));
+    CHECK_ERR(sdc_registrar_set_maintenance(t.r.registrar, true, "m"), SDC_OK);
+    rig_run(&t.r, 1000);
+    CHECK_INT(registrar_count_at(&t, 0, REGISTRAR_MAINTAIN), 1);
+    script_set_down(t.of[0], true);
+    rig_run(&t.r, 20000);
+    CHECK_ERR(sdc_registrar_set_maintenance(t.r.registrar, false, NULL), SDC_OK);
+    rig_run(&t.r, 1000);
+    t.r.registrar->to_take_back.due_ms = world_now(t.r.world) + 600000;     /* as after long */
+    script_set_down(t.of[0], false);
+    rig_run(&t.r, 400000);
+    const script_request *home = script_nth_of(t.of[0], REGISTRAR_REGISTER, 1);
+    if (CHECK(home != NULL)) {
+        CHECK(script_query(home, "replace-existing-checks") != NULL);
+    }
+    rig_deinit(&t.r);
+}
+
 static bool registrar_replaces(rig *r)
 {
     return script_query(registrar_last(r, REGISTRAR_REGISTER), "replace-existing-checks") != NULL;
@@ -3777,6 +3802,7 @@ static const test_case cases_registrar[] = {
     TEST(test_87_refused_at_the_second_agent),
     TEST(test_stop_after_refusals),
     TEST(test_maintenance_comes_before_beats),
+    TEST(test_87_ended_maintenance_does_not_come_back),
     TEST(test_checks_are_replaced_where_they_may_differ),
     TEST(test_87_checks_are_replaced_at_each_agent),
     TEST(test_maintenance_of_an_operator_stays),
