@@ -104,14 +104,15 @@
    the next one when it cannot connect, gets no answer in time, is refused for a
    limit, or hears that there is no leader; a connection that breaks is made
    again with the same agent first. After five minutes elsewhere it looks for
-   the first one again, for connect_timeout_ms at most, and else goes back to
-   where it was. A name is resolved anew for each connection, and all of
-   its addresses are tried.
+   the first one, for connect_timeout_ms at most, and goes back to where it was
+   if that is still away. A name is resolved anew for each connection, and all
+   of its addresses are tried.
 
    A token goes into the X-Consul-Token header and nowhere else. The file is
    read anew for each request, so a rotated token is used by the next one; while
    it cannot be read, the last one that was read stays. sdc_client_set_token
-   does the same by hand, from any thread.
+   does the same by hand, from any thread. A watch whose token has changed starts
+   over without an index.
 
    2. Ask once
 
@@ -202,8 +203,9 @@
    the next when this one does not answer, and home to the first after minutes;
    what it leaves behind is taken back as soon as that agent answers again. An
    agent further down the list that refuses it is left for the next, too; what
-   the first one refuses is tried again there. The log names the agent. Give
-   the service its own address then: the node's is another one on another agent.
+   the first one refuses is tried again there. The log names the agent. Such a
+   service needs an address of its own, since the node's is another one on
+   another agent.
 
    Where the agent checks the service itself (http, tcp, grpc, ...) there is
    nothing to beat: the task asks every verify_ms whether the service is still
@@ -290,18 +292,25 @@
              anywhere within half of the time that it has been failing, at
              least 1 s and at most 60 s. After 403 and 429 not under a second,
              and not before Retry-After has passed (of that at most
-             backoff_max_ms, and an eighth more at random).
-             It has no index. One good answer ends it. With several agents
-             the first round of their list goes on after 10 ms each.
+             backoff_max_ms, and an eighth more at random). It has no index.
+             One good answer ends it. In a list of agents the first round goes
+             on after 10 ms each.
    Waits     Two queries in a row that are held for ten seconds or more and then
              cut, as proxies and write timeouts do, halve the wait, down to
              10 s; held ones let it grow again.
    Registrar One request for each registration, and one more that looks at it
              where there is no TTL check; a beat each third of the TTL, a tenth
-             earlier at random; else a look each 30 s. Pauses as above, but no
-             longer than 30 s, or half a beat where a TTL is at stake.
-   Stale     With max_stale_ms, an answer that is too old is asked again of the
-             leader; so is every list that turns empty.
+             earlier at random; else a look each 30 s. What the program sets
+             is sent at once, but not within 100 ms of the one before. Pauses
+             as above, but no longer than 30 s, or half a beat where a TTL is
+             at stake. Away from the first agent, a registration there each
+             5 to 6 minutes; what was left behind is taken back with pauses of
+             30 s to 10 min.
+   Again     With max_stale_ms, an answer that is too old is asked again of the
+             leader; so is every list that turns empty, 20 ms later, or after a
+             second and up to five times while its index is below that of the
+             list. A held query that ends early with the index it was asked
+             with is followed by a full read, one in 10 s.
    Deadlines A connection must come up in 5 s for each address, an answer that
              nobody holds in 15 s, a blocking query in wait + wait/16 + 10 s.
    Connection  One for each task, kept open and watched; a request that meets a
