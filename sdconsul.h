@@ -13125,17 +13125,17 @@ struct sdc_instancer {
     uint64_t show_at_ms;        /* when changes were quiet for long enough; FOREVER: none wait */
     uint64_t show_by_ms;        /* when they are shown however unquiet it is */
     uint64_t index;             /* to ask with; 0: none */
-    const sdci_agent *began_at; /* the agent that was the first to fail in this outage */
     uint64_t good_index;        /* of the newest answer that was believed */
     uint64_t doubted_index;     /* of the newest one that would empty the list */
     uint64_t asked_index;       /* of the read under way */
+    const sdci_agent *began_at; /* the agent that was the first to fail in this outage */
     uint32_t asked_wait_ms;
     uint32_t backoff_min_ms, backoff_max_ms, resync_ms, quiet_min_ms, quiet_max_ms;
     uint32_t num_failures;      /* in a row */
     uint32_t num_doubts;        /* in a row: answers that would empty the list */
     uint32_t away;              /* the agent to go back to if the first one does not answer, or 0 */
     sdci_instancer_state state;
-    sdci_read_kind read;             /* the one under way, or the next one */
+    sdci_read_kind read;        /* the one under way, or the next one */
     bool has_warned_of_index;
 };
 
@@ -13330,7 +13330,7 @@ static bool sdci_instancer_went_backwards(const sdc_instancer *i)
     return i->read == SDCI_READ_BLOCKING && index != 0 && index < i->index;
 }
 
-/* -- Showing -- */
+/* -- Publishing -- */
 
 /* Arms the quiet time, anew with each change; the first one of a burst says when it is over. */
 static void sdci_instancer_show_later(sdc_instancer *i)
@@ -13372,8 +13372,8 @@ static void sdci_instancer_note_trust(sdc_instancer *i)
     }
 }
 
-/* Whether the newest answer proves nothing yet: what comes next tells. */
-static bool sdci_instancer_doubts(const sdc_instancer *i)
+/* Whether the newest answer counts only with the next one. */
+static bool sdci_instancer_asks_again(const sdc_instancer *i)
 {
     return i->read == SDCI_READ_FRESH || i->read == SDCI_READ_CONFIRM;
 }
@@ -13630,7 +13630,7 @@ static sdc_err sdci_instancer_run_read(sdc_instancer *i, sdci_share *share)
         sdci_instancer_not_home(i, &error);
     } else if (err != SDC_OK) {
         sdci_instancer_failed(i, err, &error);
-    } else if (!sdci_instancer_doubts(i)) {
+    } else if (!sdci_instancer_asks_again(i)) {
         sdci_instancer_recovered(i);
     }
     i->reading.share = NULL;
