@@ -570,6 +570,51 @@ static void consul_lost(const char *version)
     }
 }
 
+/* Somebody else sets the instance "a" into maintenance: another registrar of the same, which then
+   goes without a word. */
+static void consul_operator_begins_maintenance(consul_stage *s, const sdc_registration *a)
+{
+    sdc_registrar_desc desc;
+    sdc_registrar *other = NULL;
+    sdc_error error;
+    memset(&desc, 0, sizeof desc);
+    desc.registration = *a;
+    REQUIRE(sdc_registrar_create(s->client, &desc, &other, &error) == SDC_OK);
+    CHECK_ERR(sdc_registrar_set_maintenance(other, true, "by hand"), SDC_OK);
+    CHECK_ERR(sdc_registrar_register(other, &error), SDC_OK);
+    CHECK_ERR(sdc_step(sdc_registrar_task(other), 1000), SDC_OK);
+    sdc_registrar_destroy(other);
+}
+
+/* An update of tags leaves an operator's maintenance alone, one of checks does not. */
+static void consul_maintained(const char *version)
+{
+    consul_stage s;
+    sdc_check check;
+    sdc_error error;
+    static const char *const mine[] = { "v2" };
+    if (!consul_begin(&s, version, "", "maintained")) {
+        SKIP("no such agent; tests/consul/run.sh starts them");
+    }
+    REQUIRE(consul_watch(&s) && consul_keep(&s, 3000));
+    CHECK(consul_reaches(&s, "a=passing[]"));
+    sdc_registration a = consul_a(&s, &check, 3000);
+    consul_operator_begins_maintenance(&s, &a);
+    CHECK(consul_reaches(&s, "a=maintenance[]"));
+    a.num_tags = 1;
+    a.tags = mine;
+    CHECK_ERR(sdc_registrar_update(s.registrar, &a, &error), SDC_OK);
+    CHECK(consul_reaches(&s, "a=maintenance[v2]"));
+    consul_run(&s, 3500);
+    CHECK(consul_reaches(&s, "a=maintenance[v2]"));
+    check.name = "renamed";
+    CHECK_ERR(sdc_registrar_update(s.registrar, &a, &error), SDC_OK);
+    CHECK(consul_reaches(&s, "a=passing[v2]"));
+    sdc_stop(sdc_registrar_task(s.registrar));
+    CHECK(consul_reaches(&s, ""));
+    consul_end(&s);
+}
+
 /* New tags in place; somebody else's are replaced by ours; and a check whose program says nothing
    turns critical, until it speaks again. */
 static void consul_changed(const char *version)
@@ -616,6 +661,8 @@ static void consul_changed(const char *version)
 
 static void test_82_changed_on_1_8(void) { consul_changed("18"); }
 static void test_82_changed_on_new(void) { consul_changed("NEW"); }
+static void test_maintained_on_1_8(void) { consul_maintained("18"); }
+static void test_maintained_on_new(void) { consul_maintained("NEW"); }
 
 /* 87: registered at the one agent; it is killed, and the other has the service with its status. */
 static void test_87_registration_moves(void)
@@ -887,6 +934,8 @@ static const test_case cases_consul[] = {
     TEST(test_82_lost_on_new),
     TEST(test_82_changed_on_1_8),
     TEST(test_82_changed_on_new),
+    TEST(test_maintained_on_1_8),
+    TEST(test_maintained_on_new),
     TEST(test_acl_on_1_8),
     TEST(test_acl_on_new),
     TEST(test_55_unix_socket_of_1_8),
