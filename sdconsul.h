@@ -12447,6 +12447,7 @@ bool sdc_registrar_is_registered(const sdc_registrar *registrar)
 #define SDCI_CONFIRM_MS      20u        /* before an emptied list is read again */
 #define SDCI_REPLAY_MS       1000u      /* the same where the server may be replaying its log, */
 #define SDCI_REPLAY_READS    5u         /* and how often that is believed */
+#define SDCI_REPLAY_MAX_MS   10000u     /* lower indexes that last so long are another history */
 #define SDCI_SLOW_RETRY_MS   1000u      /* after an answer that says no */
 #define SDCI_SPREAD_MS       1000u      /* over which those that fail together come back */
 #define SDCI_SPARE_MS        200u       /* an agent that holds a query for so long has no news */
@@ -13125,7 +13126,8 @@ struct sdc_instancer {
     uint64_t show_at_ms;        /* when changes were quiet for long enough; FOREVER: none wait */
     uint64_t show_by_ms;        /* when they are shown however unquiet it is */
     uint64_t index;             /* to ask with; 0: none */
-    uint64_t good_index;        /* of the newest answer that was believed */
+    uint64_t good_index;        /* the highest that was believed, of this history */
+    uint64_t below_since_ms;    /* when lower ones came to be believed; 0: not now */
     uint64_t doubted_index;     /* of the newest one that would empty the list */
     uint64_t asked_index;       /* of the read under way */
     const sdci_agent *began_at; /* the agent that was the first to fail in this outage */
@@ -13378,6 +13380,23 @@ static bool sdci_instancer_asks_again(const sdc_instancer *i)
     return i->read == SDCI_READ_FRESH || i->read == SDCI_READ_CONFIRM;
 }
 
+/* A log that is replayed shows older lists before the empty ones in between: a lower index does not
+   at once replace what an emptied list is measured by. */
+static void sdci_instancer_note_good_index(sdc_instancer *i)
+{
+    uint64_t index = i->task.answer.index;
+    uint64_t now_ms = i->task.now_ms;
+
+    if (index != 0 && index < i->good_index && i->below_since_ms == 0) {
+        i->below_since_ms = sdci_max(now_ms, 1);
+    }
+    if (index == 0 || index >= i->good_index ||
+        now_ms - i->below_since_ms >= SDCI_REPLAY_MAX_MS) {
+        i->good_index = index;
+        i->below_since_ms = 0;
+    }
+}
+
 static sdc_err sdci_instancer_publish(sdc_instancer *i)
 {
     uint32_t num_failures = i->task.stats.consecutive_failures;
@@ -13390,7 +13409,7 @@ static sdc_err sdci_instancer_publish(sdc_instancer *i)
     sdci_task_succeeded(&i->task);              /* as the subscribers should see it */
     sdci_instancer_note_trust(i);
     i->index = index;
-    i->good_index = index;
+    sdci_instancer_note_good_index(i);
     i->task.stats.last_good_at_ms = i->task.now_ms;
     sdci_instancer_pause(i, index != 0 ? SDCI_READ_BLOCKING : SDCI_READ_FIRST, 0);
     sdc_err err = sdci_cache_offer(i->cache, &i->reading.list, index, i->task.now_ms, is_quiet,
@@ -13896,6 +13915,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_READ_EVERY_MS
 #undef SDCI_READ_SLOWEST_MS
 #undef SDCI_RECEIVE_BYTES
+#undef SDCI_REPLAY_MAX_MS
 #undef SDCI_REPLAY_MS
 #undef SDCI_REPLAY_READS
 #undef SDCI_REQUEST_KEPT

@@ -326,6 +326,55 @@ static void test_29_replayed_log_empties_nothing(void)
     rig_deinit(&r);
 }
 
+/* The replay shows an older list first, at an index of that time, and then the emptiness between. */
+static void test_29_replayed_log_with_an_older_list_empties_nothing(void)
+{
+    rig r;
+    CHECK(rig_init(&r, NULL));
+    script_health(r.script, 427, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_delay(r.script, 5000);
+    script_close(r.script);
+    script_health(r.script, 18, SCRIPT_LIST(r.script, { .address = "10.1.0.2", .port = 80 }));
+    script_health(r.script, 281, "[]");
+    script_health(r.script, 389, "[]");
+    script_health(r.script, 427, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_hold(r.script);
+    if (rig_watch(&r, NULL)) {
+        rig_run(&r, 60000);
+        CHECK_STR(rig_addrs(&r), "10.1.0.1:80");
+        for (size_t i = 1; i < rig_num_events(&r); i++) {
+            CHECK_INT(rig_event_nth(&r, i)->num_instances, 1);
+        }
+    }
+    rig_deinit(&r);
+}
+
+/* Indexes that have stayed low are those of another history: emptied lists are not doubted longer
+   there than elsewhere. */
+static void test_30_a_lower_history_is_trusted_after_a_while(void)
+{
+    rig r;
+    CHECK(rig_init(&r, NULL));
+    script_health(r.script, 427, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_delay(r.script, 5000);
+    script_close(r.script);
+    script_health(r.script, 18, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    for (uint64_t index = 19; index < 22; index++) {
+        script_delay(r.script, 8000);
+        script_health(r.script, index, SCRIPT_LIST(r.script, { .address = "10.1.0.1",
+                                                               .port = 80 }));
+    }
+    script_delay(r.script, 8000);
+    script_health(r.script, 22, "[]");
+    script_health(r.script, 23, "[]");
+    script_hold(r.script);
+    if (rig_watch(&r, NULL)) {
+        rig_run(&r, 38500);
+        CHECK_STR(rig_addrs(&r), "");
+    }
+    rig_deinit(&r);
+}
+
 /* Another store, which does not have the service, is believed: soon when it is still, within
    seconds when it moves. */
 static void test_30_another_store_is_believed(void)
@@ -597,6 +646,8 @@ static const test_case cases_patience[] = {
     TEST(test_18_cuts_that_are_far_apart),
     TEST(test_18_short_waits_prove_nothing),
     TEST(test_29_replayed_log_empties_nothing),
+    TEST(test_29_replayed_log_with_an_older_list_empties_nothing),
+    TEST(test_30_a_lower_history_is_trusted_after_a_while),
     TEST(test_30_another_store_is_believed),
     TEST(test_22_restored_snapshot_is_read_at_once),
     TEST(test_22_restored_snapshot_of_a_young_watch),
