@@ -783,6 +783,7 @@ static sdc_err http_answer(const char *text, size_t len, size_t piece, const cha
     answer->user = taken;
     answer->token = sdci_str_of(token);
     answer->method = "GET";
+    answer->agent = "a:1";
     answer->path = sdci_str_of("/x");
     sdc_http_handler handler = sdci_answer_handler(answer);
     CHECK_ERR(sdc_http_create(NULL, &handler, &http), SDC_OK);
@@ -806,12 +807,12 @@ static sdc_err http_answer_of(const char *text, sdc_error *error)
 static void test_40_texts_of_errors(void)
 {
     static const struct { const char *answer; const char *message; } table[] = {
-        { "HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n", "GET /x: status 500" },
+        { "HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n", "a:1: GET /x: status 500" },
         { "HTTP/1.1 500 x\r\nContent-Length: 17\r\n\r\nNo cluster leader",
-          "GET /x: status 500: No cluster leader" },
-        { "HTTP/1.1 500 x\r\n\r\ntwo\r\nlines\r\n", "GET /x: status 500: two  lines" },
-        { "HTTP/1.0 502 x\r\n\r\n<html>\x01\x02</html>", "GET /x: status 502: <html>  </html>" },
-        { "HTTP/1.1 500 x\r\nContent-Length: 3\r\n\r\n\n\n\n", "GET /x: status 500" }
+          "a:1: GET /x: status 500: No cluster leader" },
+        { "HTTP/1.1 500 x\r\n\r\ntwo\r\nlines\r\n", "a:1: GET /x: status 500: two  lines" },
+        { "HTTP/1.0 502 x\r\n\r\n<html>\x01\x02</html>", "a:1: GET /x: status 502: <html>  </html>" },
+        { "HTTP/1.1 500 x\r\nContent-Length: 3\r\n\r\n\n\n\n", "a:1: GET /x: status 500" }
     };
     sdc_error error;
 
@@ -841,11 +842,11 @@ static void test_40_a_megabyte_of_binary(void)
     for (const char *p = error.message; *p != '\0'; p++) {
         CHECK(!sdci_is_control(*p));
     }
-    CHECK_HAS(error.message, "GET /x: status 500: ");
+    CHECK_HAS(error.message, "a:1: GET /x: status 500: ");
     CHECK_INT(taken.num_bytes, 0);
     memcpy(text, "HTTP/1.1 500 x\r\n\r\na\0b", 21);
     CHECK_ERR(http_answer(text, 21, 1, "", &answer, &taken, &error), SDC_ERR_STATUS);
-    CHECK_STR(error.message, "GET /x: status 500: a b");
+    CHECK_STR(error.message, "a:1: GET /x: status 500: a b");
     free(text);
 }
 
