@@ -811,7 +811,8 @@ static void test_40_texts_of_errors(void)
         { "HTTP/1.1 500 x\r\nContent-Length: 17\r\n\r\nNo cluster leader",
           "a:1: GET /x: status 500: No cluster leader" },
         { "HTTP/1.1 500 x\r\n\r\ntwo\r\nlines\r\n", "a:1: GET /x: status 500: two  lines" },
-        { "HTTP/1.0 502 x\r\n\r\n<html>\x01\x02</html>", "a:1: GET /x: status 502: <html>  </html>" },
+        { "HTTP/1.0 502 x\r\n\r\n<html>\x01\x02</html>",
+          "a:1: GET /x: status 502: <html>  </html>" },
         { "HTTP/1.1 500 x\r\nContent-Length: 3\r\n\r\n\n\n\n", "a:1: GET /x: status 500" }
     };
     sdc_error error;
