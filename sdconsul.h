@@ -557,7 +557,9 @@ typedef struct sdc_io {
     /* A name to numeric addresses; `host` is never numeric and never
        "localhost". *op is NULL at first and the hook's own; resolve_end
        follows if it was set, finished or not, and no sdc_wake comes after
-       that. The one of POSIX asks getaddrinfo if may_block, else it fails. */
+       that. `task` is NULL in a one-shot call, where *until must say what
+       ends the wait. The one of POSIX asks getaddrinfo if may_block, else it
+       fails. */
     sdc_err (*resolve)(void *user, sdc_task *task, const char *host,
                        bool may_block, void **op, sdc_ip *ips, size_t max_ips,
                        size_t *num_ips, sdc_ready *until, sdc_error *error);
@@ -8440,7 +8442,9 @@ static void sdci_task_visit(sdc_task *task, bool stops)
 
 void sdc_wake(sdc_task *task)
 {
-    sdci_task_visit(task, false);
+    if (task != NULL) {         /* a resolver may know of none */
+        sdci_task_visit(task, false);
+    }
 }
 
 void sdc_stop(sdc_task *task)
