@@ -111,8 +111,8 @@
    A token goes into the X-Consul-Token header and nowhere else. The file is
    read anew for each request, so a rotated token is used by the next one; while
    it cannot be read, the last one that was read stays. sdc_client_set_token
-   does the same by hand, from any thread. A watch whose token has changed starts
-   over without an index.
+   does the same by hand, from any thread. A watch whose token has changed
+   starts over without an index.
 
    2. Ask once
 
@@ -358,8 +358,8 @@
    seed that nobody else knows, and how many they are. An entry of the next
    answer with the print that is expected at its place is that entry again, and
    is not read. Of changes, one in 10^14 would be overlooked so, until the next
-   read with index 0 (resync_ms), which reads everything. With SDC_NO_FAST_PATH all
-   answers are read so.
+   read with index 0 (resync_ms), which reads everything. With SDC_NO_FAST_PATH
+   all answers are read so.
 
 
    VERSION
