@@ -630,6 +630,25 @@ static void cut_request(peer *p)
               p->query);
 }
 
+/* True: a registration was refused, or whatever changes something. */
+static bool is_unwelcome(peer *p)
+{
+    uint32_t how = p->agent->on[FAULT_UNWELCOME];
+    bool is_one = strcmp(p->path, "/v1/agent/service/register") == 0 ||
+                  (how % 2 != 0 && strcmp(p->method, "PUT") == 0);
+    if (how == 0 || !is_one) {
+        return false;
+    }
+    sim_hit(FAULT_UNWELCOME);
+    if (how % 3 == 0) {
+        peer_reply_text(p, 403, "Permission denied: token with AccessorID 'x' lacks permission "
+                                "'service:write' on \"own\"");
+    } else {
+        peer_reply_text(p, how % 3 == 1 ? 400 : 500, "Invalid service: x");
+    }
+    return true;
+}
+
 static void serve(peer *p)
 {
     p->state = PEER_THINKING;
@@ -645,7 +664,7 @@ static void serve(peer *p)
             sim_hit(FAULT_ACL_HIDE);
             peer_reply_text(p, 403, "Permission denied: token with AccessorID 'x' lacks "
                                     "permission 'service:write' on \"own\"");
-        } else {
+        } else if (!is_unwelcome(p)) {
             locals_serve(p);
         }
     }
@@ -667,6 +686,7 @@ static void begin(peer *p)
     check_token(p, token);
     p->token = kind_of_token(token);
     cut_request(p);
+    locals_hear(p);
     p->view = -1;
     p->index = 0;
     p->asked_ms = now_of(p);

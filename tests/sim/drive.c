@@ -45,6 +45,8 @@ static void look_at_resources(const story *s)
 
 void story_look(story *s)
 {
+    bool is_there = model_is_up(s->m, 0);
+    s->away_since_ms = is_there ? 0 : s->away_since_ms != 0 ? s->away_since_ms : story_now(s);
     for (uint32_t i = 0; i < s->num_watches; i++) {
         watch_look(&s->watches[i]);
     }

@@ -209,6 +209,25 @@ static const char *wrong_local(const keeper *k, const model_local *l)
     return wrong_checks(k, l);
 }
 
+const char *keeper_wrong_at(const keeper *k, uint32_t agent)
+{
+    const model_local *l = model_find(k->s->m, agent, sdc_registrar_id(k->registrar));
+    return l != NULL ? wrong_local(k, l) : "it is not there";
+}
+
+/* As the library makes them where the program gives none. */
+void keeper_check_id(const keeper *k, size_t nth, char *out, size_t max)
+{
+    const char *id = sdc_registrar_id(k->registrar);
+    if (k->checks[nth].id != NULL) {
+        (void)snprintf(out, max, "%s", k->checks[nth].id);
+    } else if (k->desc.registration.num_checks == 1) {
+        (void)snprintf(out, max, "service:%s", id);
+    } else {
+        (void)snprintf(out, max, "service:%s:%u", id, (unsigned)nth + 1);
+    }
+}
+
 const char *keeper_wrong(const keeper *k)
 {
     const char *worst = "it is nowhere";
@@ -252,27 +271,96 @@ static void grant(keeper *k, uint64_t num)
     k->credit += num * REQUEST;
 }
 
-static void set_status(keeper *k, sdc_status status)
+static void say(const keeper *k, const char *check_id, sdc_status status, const char *output)
 {
-    char output[24];
-    (void)snprintf(output, sizeof output, "note \"%u\"", (unsigned)sim_below(&k->s->random, 1000));
-    sdc_err err = sdc_registrar_set_status(k->registrar, NULL, status, output);
+    sdc_err err = sdc_registrar_set_status(k->registrar, check_id, status, output);
     if (err == SDC_ERR_NOMEM) {
         /* which of them got it is not known: set again, and so on until it works */
         fault_alloc_fail(&k->s->memory, 0, false);
-        err = sdc_registrar_set_status(k->registrar, NULL, status, output);
+        err = sdc_registrar_set_status(k->registrar, check_id, status, output);
     }
     if (err != SDC_OK) {
         sim_fail(story_now(k->s), "set_status: %s", test_err_name(err));
     }
+}
+
+static void note_status(keeper *k, sdc_status status, const char *output)
+{
+    uint64_t now_ms = story_now(k->s);
     for (uint32_t i = 0; i < k->num_ttl; i++) {
+        if (k->status[i] != status || strcmp(k->output[i], output) != 0 || may_have_lapsed(k)) {
+            k->told[i].changed_ms = now_ms;
+            k->wanted_at_ms = now_ms;
+        }
         k->status[i] = status;
-        memcpy(k->output[i], output, sizeof output);
+        (void)snprintf(k->output[i], sizeof k->output[i], "%s", output);
     }
-    grant(k, k->num_ttl);
-    k->set_at_ms = story_now(k->s);
+    k->set_at_ms = now_ms;
+}
+
+static void set_status(keeper *k, sdc_status status)
+{
+    char output[24];
+    (void)snprintf(output, sizeof output, "note \"%u\"", (unsigned)sim_below(&k->s->random, 1000));
+    say(k, NULL, status, output);
+    note_status(k, status, output);
     sim_trace(story_now(k->s), "registrar %u: %s, %s", (unsigned)k->nth, sdc_status_str(status),
               output);
+}
+
+/* The same as before, of each check. */
+static void say_again(keeper *k)
+{
+    char id[80];
+    uint32_t nth_ttl = 0;
+    bool was_late = may_have_lapsed(k);
+    for (size_t i = 0; i < k->desc.registration.num_checks; i++) {
+        if (k->checks[i].ttl_ms != 0) {
+            keeper_check_id(k, i, id, sizeof id);
+            say(k, id, k->status[nth_ttl], k->output[nth_ttl]);
+            k->told[nth_ttl].changed_ms = was_late ? story_now(k->s)
+                                                   : k->told[nth_ttl].changed_ms;
+            nth_ttl++;
+        }
+    }
+    k->wanted_at_ms = was_late ? story_now(k->s) : k->wanted_at_ms;
+    k->set_at_ms = story_now(k->s);
+}
+
+/* What changes all the time is worth a request each 100 ms, and what stays the same none. */
+static void talk(void *user)
+{
+    keeper *k = (keeper *)user;
+    uint64_t now_ms = story_now(k->s);
+    k->is_talking = false;
+    if (k->registrar == NULL || k->is_stopping || k->s->is_calm || now_ms >= k->talks_until_ms) {
+        return;
+    }
+    if (k->talk_changes) {
+        uint64_t before = k->credit;
+        set_status(k, (sdc_status)(1 + sim_below(&k->s->random, 3)));
+        uint64_t worth_ms = k->talks_every_ms < 100 ? k->talks_every_ms : 100;
+        bool is_heard = k->seen.consecutive_failures == 0;
+        k->credit = before + (is_heard ? worth_ms * k->num_ttl * REQUEST / 100 : 0);
+    } else {
+        say_again(k);
+    }
+    k->is_talking = true;
+    world_after(k->s->w, k->talks_every_ms, talk, k);
+}
+
+static void begin_to_talk(keeper *k)
+{
+    sim_random *r = &k->s->random;
+    if (k->is_talking) {
+        return;
+    }
+    k->talk_changes = sim_chance(r, 50);
+    k->talks_every_ms = sim_between(r, 20, 200);
+    k->talks_until_ms = story_now(k->s) + sim_span(r, 500, k->talk_changes ? 4000 : 20000);
+    sim_trace(story_now(k->s), "registrar %u talks every %u ms, %s", (unsigned)k->nth,
+              (unsigned)k->talks_every_ms, k->talk_changes ? "always something else" : "the same");
+    talk(k);
 }
 
 /* Other tags, meta and weights. */
@@ -284,6 +372,7 @@ static void update(keeper *k)
     sdc_err err = sdc_registrar_update(k->registrar, &k->desc.registration, &error);
     if (err == SDC_OK) {
         grant(k, 2 + k->num_ttl);
+        k->wanted_at_ms = story_now(k->s);
         sim_trace(story_now(k->s), "registrar %u: update", (unsigned)k->nth);
         return;
     }
@@ -306,6 +395,7 @@ void keeper_meddle(keeper *k)
                       sdc_registrar_is_registered(k->registrar) && keeper_wrong(k) == NULL;
     if (is_at_rest) {
         grant(k, 3 + k->num_ttl);
+        k->wanted_at_ms = story_now(k->s);
         model_meddle(k->s->m, sdc_registrar_id(k->registrar),
                      !has_changes || sim_chance(&k->s->random, 50));
     }
@@ -325,6 +415,10 @@ void keeper_act(keeper *k)
         keeper_meddle(k);
         return;
     }
+    if (k->num_ttl > 0 && what < 35) {
+        begin_to_talk(k);
+        return;
+    }
     if (k->num_ttl > 0 && what < 85) {
         set_status(k, (sdc_status)(1 + sim_below(&k->s->random, 3)));
         return;
@@ -333,6 +427,7 @@ void keeper_act(keeper *k)
     sdc_err err = sdc_registrar_set_maintenance(k->registrar, on, "deploy & test");
     if (err == SDC_OK) {
         k->in_maintenance = on;
+        k->wanted_at_ms = story_now(k->s);
         grant(k, 1);
         sim_trace(story_now(k->s), "registrar %u: maintenance %d", (unsigned)k->nth, on);
     } else if (err != SDC_ERR_NOMEM) {
@@ -377,6 +472,13 @@ void keeper_start(keeper *k)
         }
     }
     k->set_at_ms = now_ms;
+    memset(k->told, 0, sizeof k->told);
+    k->beating = -1;
+    k->base_at_ms = 0;
+    k->wanted_at_ms = now_ms;
+    k->called_at_ms = now_ms;
+    k->absent_since_ms = 0;
+    k->is_wanted = true;
     k->forgotten = model_num_forgotten(k->s->m);
     sdc_err err = sdc_registrar_create(k->s->client, &k->desc, &k->registrar, &error);
     if (err == SDC_OK) {
@@ -486,5 +588,7 @@ void keeper_look(keeper *k)
         k->credit -= k->credit < REQUEST ? k->credit : REQUEST;
     }
     check_backoff(k, &now, now_ms);
+    upkeep_look(k, &now);
     k->seen = now;
+    upkeep_check(k);
 }

@@ -248,6 +248,14 @@ void locals_sync(model_agent *a)
 
 /* ---- checks ---------------------------------------------------------------------------------- */
 
+static void tell(const model_agent *a, model_news what, const char *id, const char *body,
+                 size_t len)
+{
+    if (a->m->on_news != NULL) {
+        a->m->on_news(a->m->news_user, what, a->nth, id, body, len);
+    }
+}
+
 /* Looks at all TTL checks: which are over, and which services have been critical for too long. */
 static void look_at_checks(model_agent *a)
 {
@@ -258,6 +266,7 @@ static void look_at_checks(model_agent *a)
             model_check *c = &l->checks[i];
             if (c->ttl_ms != 0 && now_ms >= c->expires_ms && c->status != SDC_STATUS_CRITICAL) {
                 sim_trace(now_ms, "the TTL of %s is over", c->id);
+                tell(a, NEWS_LAPSE, c->id, "", 0);
                 c->status = SDC_STATUS_CRITICAL;
                 c->output[0] = '\0';
                 c->critical_since_ms = now_ms;
@@ -462,6 +471,31 @@ static void unescape(const char *text, char *out, size_t max)
         }
     }
     out[n] = '\0';
+}
+
+void locals_hear(peer *p)
+{
+    static const struct {
+        const char *path;
+        model_news  what;
+    } kinds[] = {
+        { "/v1/agent/check/update/", NEWS_BEAT },
+        { "/v1/agent/service/deregister/", NEWS_DEREGISTER },
+        { "/v1/agent/service/maintenance/", NEWS_LOOK },
+        { "/v1/agent/service/", NEWS_LOOK }
+    };
+    char id[80];
+    if (!world_conn_is_open(p->conn) || strcmp(p->path, "/v1/agent/service/register") == 0) {
+        return;
+    }
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        size_t len = strlen(kinds[i].path);
+        if (strncmp(p->path, kinds[i].path, len) == 0) {
+            unescape(p->path + len, id, sizeof id);
+            tell(p->agent, kinds[i].what, id, p->body, p->body_len);
+            return;
+        }
+    }
 }
 
 void locals_serve(peer *p)

@@ -99,6 +99,30 @@ bool model_is_clear(const model *m)
     return true;
 }
 
+static bool is_networks(int fault)
+{
+    return fault == FAULT_SLOW || fault == FAULT_DRIP || fault == FAULT_SPLIT;
+}
+
+uint64_t model_well_since(const model *m, uint32_t nth)
+{
+    const model_agent *a = &m->agents[nth];
+    uint64_t since_ms = a->well_at_ms > m->network_well_at_ms ? a->well_at_ms
+                                                              : m->network_well_at_ms;
+    for (int fault = 0; fault < NUM_FAULTS; fault++) {
+        if (model_is_on(is_networks(fault) ? &m->agents[0] : a, (sim_fault)fault)) {
+            return world_now(m->w);
+        }
+    }
+    return a->is_up ? since_ms : world_now(m->w);
+}
+
+void model_on_news(model *m, model_news_fn fn, void *user)
+{
+    m->on_news = fn;
+    m->news_user = user;
+}
+
 uint64_t model_num_forgotten(const model *m)
 {
     return m->num_forgotten;
@@ -595,6 +619,11 @@ void model_fault_off(model *m, uint32_t agent, sim_fault fault)
         return;
     }
     a->on[fault] = 0;
+    if (is_networks(fault)) {
+        m->network_well_at_ms = world_now(m->w);
+    } else {
+        a->well_at_ms = world_now(m->w);
+    }
     sim_trace(world_now(m->w), "agent %u: %s ends", (unsigned)agent, sim_fault_name(fault));
     if ((fault == FAULT_KILL || fault == FAULT_TERM) && !model_is_on(a, FAULT_KILL) &&
         !model_is_on(a, FAULT_TERM)) {

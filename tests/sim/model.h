@@ -80,6 +80,22 @@ void model_fault_on(model *m, uint32_t agent, sim_fault fault, uint32_t param);
 void model_fault_off(model *m, uint32_t agent, sim_fault fault);
 void model_snapshot(model *m);                  /* what FAULT_RESTORE goes back to              */
 
+/* What agents hear of a registrar, and what becomes of its checks, told as it happens. A request
+   counts when all of it is there and its connection is still open. */
+typedef enum model_news {
+    NEWS_BEAT,                      /* a check's update; `body` as it was sent                  */
+    NEWS_LOOK,                      /* a service is asked for                                   */
+    NEWS_DEREGISTER,
+    NEWS_LAPSE                      /* a TTL is over                                            */
+} model_news;
+
+typedef void (*model_news_fn)(void *user, model_news what, uint32_t agent, const char *id,
+                              const char *body, size_t len);
+void model_on_news(model *m, model_news_fn fn, void *user);
+
+/* Since when no fault lies on this agent or its network; now, while one does. */
+uint64_t model_well_since(const model *m, uint32_t nth);
+
 /* How often an agent said that it does not know what was registered, or forgot it unasked. */
 uint64_t model_num_forgotten(const model *m);
 /* Whether the watch knows of instances: only then one false empty does it no harm. */

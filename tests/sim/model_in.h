@@ -43,6 +43,7 @@ struct model_agent {
     uint32_t    nth;
     bool        is_up;
     uint32_t    on[NUM_FAULTS];     /* strength of each fault, 0 off                            */
+    uint64_t    well_at_ms;         /* when a fault of its own last ended                       */
     uint64_t    leader_at_ms;       /* after a start: no leader before this                     */
     model_local locals[MODEL_LOCALS];
     catalog    *frozen;             /* what streamed views show while FAULT_FROZEN_VIEW is on   */
@@ -68,6 +69,9 @@ struct model {
     char         token[32];         /* which all requests must carry by now                     */
     bool         has_token;
     uint64_t     token_at_ms;
+    uint64_t     network_well_at_ms;
+    model_news_fn on_news;
+    void        *news_user;
     model_text   body, out;         /* of the answer that is being written                      */
     sdc_json    *json;              /* for what is PUT                                          */
     struct put_reader *reader;
@@ -110,6 +114,7 @@ void locals_init(model *m);
 void locals_deinit(model *m);
 /* Answers a request to /v1/agent/. */
 void locals_serve(peer *p);
+void locals_hear(peer *p);          /* tells who listens of a request                           */
 void locals_sync(model_agent *a);   /* the catalog learns what the agent has                    */
 void locals_forget(model_agent *a);
 void locals_restarted(model_agent *a);

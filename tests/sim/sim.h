@@ -94,6 +94,7 @@ typedef enum sim_fault {
     FAULT_INDEX_NONE,
     FAULT_INDEX_JUMP,           /* far too high for a while                                     */
     FAULT_FALSE_EMPTY,          /* 200 [] with index 1 when a wait is over                      */
+    FAULT_UNWELCOME,            /* registrations are refused: 403, 400, or a 500            */
     FAULT_MEDDLE,               /* somebody else changes or removes what was registered         */
     FAULT_RESOLVER,             /* the name is not found, or not in time                        */
     FAULT_NO_MEMORY,            /* an allocation fails                                          */

@@ -38,7 +38,9 @@ static void write_address(story *s)
                                 i > 0 ? "," : "", has_names ? model_name(i) : model_ip(i),
                                 (unsigned)MODEL_PORT);
     }
-    world_resolver_is(s->w, (world_resolver)sim_below(&s->random, 3));
+    world_resolver kind = (world_resolver)sim_below(&s->random, 3);
+    s->resolver_blocks = has_names && kind == WORLD_RESOLVER_BLOCKS;
+    world_resolver_is(s->w, kind);
 }
 
 static void make_model(story *s)
@@ -76,6 +78,7 @@ static void make_client(story *s)
     if (s->has_token_file) {
         s->is_file_there = true;
         s->file_token = "good-file";
+        s->read_token = s->file_token;
         world_file_set(s->w, token_file, s->file_token);
         s->client_desc.token_file = token_file;
     } else {
@@ -125,6 +128,24 @@ static bool is_memory_well(const story *s)
     return a->fail_at == 0 || (!a->is_for_good && a->num_calls >= a->fail_at);
 }
 
+static bool may_write(const char *token)
+{
+    return token == NULL || token[0] == '\0' || strncmp(token, "good", 4) == 0 ||
+           strcmp(token, "half") == 0;
+}
+
+bool story_is_able(const story *s)
+{
+    const char *token = s->is_token_set ? s->token
+                      : s->has_token_file ? s->read_token : s->client_desc.token;
+    return is_memory_well(s) && may_write(token);
+}
+
+static void touch(story *s)
+{
+    s->touched_at_ms = story_now(s);
+}
+
 /* What the requests should carry from now on, as far as it is known: a file that went away, is
    empty or cannot be read for want of memory leaves the token that was read last. */
 static void expect_token(story *s)
@@ -142,6 +163,7 @@ static void expect_token(story *s)
 static void set_token(story *s, const char *token)
 {
     sim_trace(story_now(s), "token: %s", token != NULL ? token : "(configured)");
+    touch(s);
     if (sdc_client_set_token(s->client, token) == SDC_OK) {
         s->is_token_set = token != NULL;
         s->token = token;
@@ -153,8 +175,10 @@ static void set_token_file(story *s, const char *token)
 {
     char text[40];
     sim_trace(story_now(s), "token file: %s", token != NULL ? token : "(removed)");
+    touch(s);
     s->is_file_there = token != NULL;
     s->file_token = token;
+    s->read_token = token != NULL && token[0] != '\0' ? token : s->read_token;
     if (token != NULL) {
         (void)snprintf(text, sizeof text, " %s\n", token);
         world_file_set(s->w, token_file, text);
@@ -162,6 +186,17 @@ static void set_token_file(story *s, const char *token)
         world_file_remove(s->w, token_file);
     }
     expect_token(s);
+}
+
+/* ---- what agents hear ------------------------------------------------------------------------ */
+
+static void on_news(void *user, model_news what, uint32_t agent, const char *id, const char *body,
+                    size_t len)
+{
+    story *s = (story *)user;
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        upkeep_on_news(&s->keepers[i], what, agent, id, body, len);
+    }
 }
 
 /* ---- changes and faults ---------------------------------------------------------------------- */
@@ -221,6 +256,7 @@ static uint32_t strength_of(sim_random *r, sim_fault fault)
 static void have_memory(void *user)
 {
     story *s = (story *)user;
+    touch(s);
     fault_alloc_fail(&s->memory, 0, false);
 }
 
@@ -229,6 +265,7 @@ static void fail_memory(story *s)
 {
     bool is_for_good = sim_chance(&s->random, 20);
     sim_hit(FAULT_NO_MEMORY);
+    touch(s);
     fault_alloc_fail(&s->memory, 1 + sim_below(&s->random, 40), is_for_good);
     expect_token(s);
     if (is_for_good) {
@@ -353,8 +390,10 @@ static void sleep_over(story *s)
 {
     uint64_t before_ms = story_now(s);
     sim_hit(FAULT_ASLEEP);
+    s->touched_at_ms = UINT32_MAX;      /* far ahead                                            */
     world_advance(s->w, sim_span(&s->random, 100, 100000));
     uint64_t slept_ms = story_now(s) - before_ms;
+    touch(s);
     expect_token(s);            /* a request that was begun before may go out now */
     for (uint32_t i = 0; i < s->num_watches; i++) {
         s->watches[i].stopped_ms += slept_ms;
@@ -415,6 +454,9 @@ static void pass_time(story *s, uint32_t most_ms)
         world_after(s->w, sim_below(&s->random, ms), act_from_elsewhere, k);
     }
     drive(s, ms);
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        upkeep_check_content(&s->keepers[i]);
+    }
 }
 
 /* ---- acts ------------------------------------------------------------------------------------ */
@@ -670,6 +712,7 @@ void story_run(uint64_t seed, bool is_traced)
         test_expect_failures();         /* the world's reports: they are counted, and looked at */
     }
     story_init(&s, seed);
+    model_on_news(s.m, on_news, &s);
     for (uint32_t nth = 0; nth < STORY_ACTS && !sim_has_failed(); nth++) {
         storm(&s, nth);
         calm(&s);

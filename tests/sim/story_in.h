@@ -40,6 +40,15 @@ typedef struct watch {
     uint64_t           credit_ms, credit_at_ms, not_before_ms, failing_since_ms;
 } watch;
 
+/* The newest update of a check that an agent has got. */
+typedef struct keeper_told {
+    bool       is_known;
+    bool       is_free;             /* the next one may come at any time                        */
+    uint32_t   agent;
+    uint64_t   request, asked_ms, hash, not_before_ms;
+    uint64_t   changed_ms;          /* when the program last said something else                */
+} keeper_told;
+
 /* A registrar, and what it should have achieved. */
 typedef struct keeper {
     story             *s;
@@ -67,6 +76,18 @@ typedef struct keeper {
     sdc_stats          seen;
     uint64_t           credit, credit_at_ms, forgotten;
     uint64_t           failing_since_ms;
+    /* upkeep */
+    keeper_told        told[KEEPER_CHECKS];
+    int                beating;             /* which check the request under way is for, or -1  */
+    uint64_t           asked_at_ms;         /* when that request began                          */
+    uint32_t           base;                /* the agent that last got a beat or a look         */
+    uint64_t           base_at_ms, kept_at_ms;      /* since when that one; when it last did    */
+    uint64_t           wanted_at_ms, called_at_ms, absent_since_ms;
+    bool               is_wanted;           /* not after sdc_registrar_deregister               */
+    /* a program that says how it is all the time */
+    uint64_t           talks_until_ms;
+    uint32_t           talks_every_ms;
+    bool               talk_changes, is_talking;
 } keeper;
 
 typedef struct active_fault {
@@ -97,6 +118,10 @@ struct story {
     keeper       keepers[STORY_KEEPERS];
     active_fault faults[STORY_FAULTS];
     uint32_t     change_gap_ms, fault_gap_ms;
+    uint64_t     touched_at_ms;     /* when the program itself was last hindered                */
+    uint64_t     away_since_ms;     /* the first agent; 0: it is there                          */
+    bool         resolver_blocks;
+    const char  *read_token;        /* what the file last had                                   */
     bool         is_calm;           /* neither faults nor changes                               */
     uint64_t     calm_at_ms;        /* since when                                               */
     size_t       rest_blocks, rest_bytes;   /* in use at the first rest; 0 not known            */
@@ -111,6 +136,11 @@ static inline uint64_t story_now(const story *s)
 {
     return world_now(s->w);
 }
+
+/* ---- story.c --------------------------------------------------------------------------------- */
+
+/* Memory and a token that may write. */
+bool story_is_able(const story *s);
 
 /* ---- watch.c --------------------------------------------------------------------------------- */
 
@@ -144,6 +174,19 @@ const char *keeper_wrong(const keeper *k);
 bool keeper_is_anywhere(const keeper *k);
 /* At the first agent, and (but for what an earlier registrar left) nowhere else. */
 bool keeper_is_home(const keeper *k);
+
+const char *keeper_wrong_at(const keeper *k, uint32_t agent);
+void keeper_check_id(const keeper *k, size_t nth, char *out, size_t max);
+
+/* ---- upkeep.c -------------------------------------------------------------------------------- */
+
+void upkeep_on_news(keeper *k, model_news what, uint32_t agent, const char *id, const char *body,
+                    size_t len);
+void upkeep_look(keeper *k, const sdc_stats *now);      /* before keeper_look keeps it          */
+void upkeep_check(keeper *k);               /* at every step                                    */
+void upkeep_check_content(const keeper *k);     /* now and then                                 */
+void upkeep_called(keeper *k);              /* a call has done what steps do                    */
+uint64_t upkeep_bound_ms(const keeper *k);
 
 /* ---- drive.c --------------------------------------------------------------------------------- */
 
