@@ -33,7 +33,7 @@ CONTRACT := $(basename $(notdir $(wildcard tests/contract/*.c)))
 FUZZERS  := json entries http
 FLEET    := tests/sim/fleet_model.c tests/sim/fleet_ours.c tests/sim/fleet_peers.c
 SIM_SEEDS ?= 300
-SIM      := catalog model answer locals watch keeper upkeep drive story
+SIM      := catalog model answer locals watch keeper upkeep calls drive story
 
 SUPPORT_O  := $(SUPPORT:%=$(B)/support/%.o)
 AGENT_O    := $(AGENT:%=$(B)/agent/%.o)

@@ -27,7 +27,7 @@ static void look_at_resources(const story *s)
     const world_stats *seen = world_seen(s->w);
     uint64_t now_ms = story_now(s);
     /* a watch that a callback destroys lives until its step ends */
-    size_t most = num_tasks(s) + 1;
+    size_t most = num_tasks(s) + 1 + (s->is_calling ? 1 : 0);
     if (seen->open_now + seen->resolves_now > most) {
         sim_fail(now_ms, "%zu descriptors for %u tasks", seen->open_now + seen->resolves_now,
                  (unsigned)num_tasks(s));

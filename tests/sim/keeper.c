@@ -488,6 +488,14 @@ void keeper_start(keeper *k)
     }
 }
 
+/* What was under way is dropped, and asked again at each agent. */
+void keeper_before_call(keeper *k)
+{
+    grant(k, 1 + 2 * (k->s->num_agents + k->num_ttl));
+    k->wanted_at_ms = story_now(k->s);
+    upkeep_called(k);
+}
+
 void keeper_stop(keeper *k)
 {
     if (k->registrar == NULL || k->is_stopping) {

@@ -40,6 +40,7 @@ static void write_address(story *s)
     }
     world_resolver kind = (world_resolver)sim_below(&s->random, 3);
     s->resolver_blocks = has_names && kind == WORLD_RESOLVER_BLOCKS;
+    s->resolver_wakes = has_names && kind == WORLD_RESOLVER_WAKE;
     world_resolver_is(s->w, kind);
 }
 
@@ -117,6 +118,7 @@ static void story_init(story *s, uint64_t seed)
     for (uint32_t i = 0; i < s->num_keepers; i++) {
         keeper_init(&s->keepers[i], s, i);
     }
+    calls_init(s);
 }
 
 /* ---- tokens ---------------------------------------------------------------------------------- */
@@ -273,9 +275,8 @@ static void fail_memory(story *s)
     }
 }
 
-static void begin_fault(story *s, sim_fault fault, uint32_t ms)
+static void begin_fault(story *s, uint32_t agent, sim_fault fault, uint32_t ms)
 {
-    uint32_t agent = sim_below(&s->random, s->num_agents);
     /* the network's faults are everybody's, and kept with the first agent */
     bool is_networks = fault == FAULT_SLOW || fault == FAULT_DRIP || fault == FAULT_SPLIT;
     agent = is_networks ? 0 : agent;
@@ -299,6 +300,17 @@ static void begin_fault(story *s, sim_fault fault, uint32_t ms)
     }
 }
 
+/* The first agent goes for a moment, and others refuse what comes to them. */
+static void send_away(story *s)
+{
+    begin_fault(s, 0, FAULT_KILL, sim_span(&s->random, 1000, 60000));
+    for (uint32_t i = 1; i < s->num_agents; i++) {
+        if (sim_chance(&s->random, 70)) {
+            begin_fault(s, i, FAULT_UNWELCOME, sim_span(&s->random, 60000, 500000));
+        }
+    }
+}
+
 /* Noise is the richest of them, and comes more often than its share. */
 static void on_fault(void *user)
 {
@@ -310,16 +322,19 @@ static void on_fault(void *user)
                                                 : (sim_fault)sim_below(&s->random, FAULT_NOISE);
     bool is_slow = fault == FAULT_DRIP || fault == FAULT_SPLIT;
     uint32_t ms = sim_span(&s->random, 50, is_slow ? 60000 : 400000);
-    if (fault == FAULT_NO_MEMORY) {
+    uint32_t agent = sim_below(&s->random, s->num_agents);
+    if (s->num_agents > 1 && sim_chance(&s->random, 5)) {
+        send_away(s);
+    } else if (fault == FAULT_NO_MEMORY) {
         fail_memory(s);
     } else if (fault == FAULT_SLOW || fault == FAULT_DRIP || fault == FAULT_SPLIT) {
         sim_hit(fault);
-        begin_fault(s, fault, ms);
+        begin_fault(s, agent, fault, ms);
     } else if (fault != FAULT_ASLEEP && fault != FAULT_MEDDLE) {
         if (fault == FAULT_RESOLVER || fault == FAULT_REFUSE) {
             sim_hit(fault);
         }
-        begin_fault(s, fault, ms);
+        begin_fault(s, agent, fault, ms);
     }
     world_after(s->w, 1 + sim_below(&s->random, 2 * s->fault_gap_ms), on_fault, s);
 }
@@ -385,14 +400,16 @@ static void renew(story *s)
     }
 }
 
-/* The program does not step for a while; what is to stop cannot do so before. */
-static void sleep_over(story *s)
+uint64_t story_fall_asleep(story *s)
 {
-    uint64_t before_ms = story_now(s);
-    sim_hit(FAULT_ASLEEP);
     s->touched_at_ms = UINT32_MAX;      /* far ahead                                            */
-    world_advance(s->w, sim_span(&s->random, 100, 100000));
-    uint64_t slept_ms = story_now(s) - before_ms;
+    return story_now(s);
+}
+
+/* What is to stop could not do so before. */
+void story_wake_up(story *s, uint64_t slept_at_ms)
+{
+    uint64_t slept_ms = story_now(s) - slept_at_ms;
     touch(s);
     expect_token(s);            /* a request that was begun before may go out now */
     for (uint32_t i = 0; i < s->num_watches; i++) {
@@ -400,6 +417,31 @@ static void sleep_over(story *s)
     }
     for (uint32_t i = 0; i < s->num_keepers; i++) {
         s->keepers[i].stopped_ms += slept_ms;
+    }
+}
+
+static void sleep_over(story *s)
+{
+    uint64_t before_ms = story_fall_asleep(s);
+    sim_hit(FAULT_ASLEEP);
+    world_advance(s->w, sim_span(&s->random, 100, 100000));
+    story_wake_up(s, before_ms);
+}
+
+/* A call that blocks. What was deregistered is registered again before long. */
+static void call(story *s, watch *w, keeper *k)
+{
+    uint32_t what = sim_below(&s->random, 10);
+    if (k != NULL && !k->is_wanted) {
+        calls_register(k);
+    } else if (what < 3) {
+        calls_wait(w);
+    } else if (what < 6 || k == NULL) {
+        calls_once(s);
+    } else if (what < 8) {
+        calls_register(k);
+    } else {
+        calls_deregister(k);
     }
 }
 
@@ -422,6 +464,8 @@ static void act(story *s)
         sleep_over(s);
     } else if (what < 70) {
         watch_check_state(w);
+    } else if (what < 76) {
+        call(s, w, k);
     }
 }
 
@@ -588,6 +632,11 @@ static void finish_stopping(story *s)
     }
     drive(s, 4000);
     renew(s);
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        if (!s->keepers[i].is_wanted) {
+            calls_register(&s->keepers[i]);
+        }
+    }
 }
 
 /* Where there are several agents one that works is enough. */
@@ -602,6 +651,24 @@ static void leave_one_agent(story *s)
     }
     drive_for(s, bound_ms(s));
     check_truth(s, "with one agent left");
+    end_faults(s);
+}
+
+/* The first agent is away for a moment, and comes back to others that refuse: one that takes the
+   service is enough, and each step looks whether it has it. */
+static void leave_refusals(story *s)
+{
+    model_fault_on(s->m, 0, FAULT_KILL, 1);
+    for (uint32_t i = 1; i < s->num_agents; i++) {
+        if (sim_chance(&s->random, 80)) {
+            model_fault_on(s->m, i, FAULT_UNWELCOME, 1 + sim_below(&s->random, 1000));
+        }
+    }
+    drive_for(s, sim_span(&s->random, 1000, 60000));
+    model_fault_off(s->m, 0, FAULT_KILL);
+    for (uint32_t i = 0; i < s->num_keepers; i++) {
+        drive_for(s, i == 0 ? upkeep_bound_ms(&s->keepers[i]) + 5000 : 1000);
+    }
     end_faults(s);
 }
 
@@ -627,8 +694,11 @@ static void calm(story *s)
 {
     end_faults(s);
     finish_stopping(s);
-    if (s->num_agents > 1 && sim_chance(&s->random, 50)) {
+    uint32_t how = s->num_agents > 1 ? sim_below(&s->random, 100) : 100;
+    if (how < 40) {
         leave_one_agent(s);
+    } else if (how < 70) {
+        leave_refusals(s);
     }
     drive_for(s, bound_ms(s));
     check_truth(s, "long after all faults are over");

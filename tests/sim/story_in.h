@@ -8,7 +8,7 @@
 #include "story.h"
 
 enum {
-    STORY_WATCHES = 3, STORY_KEEPERS = 2, STORY_FAULTS = 4, STORY_HELD = 4, KEEPER_CHECKS = 3,
+    STORY_WATCHES = 3, STORY_KEEPERS = 2, STORY_FAULTS = 6, STORY_HELD = 4, KEEPER_CHECKS = 3,
     SLOW_RETRY_MS = 1000
 };
 
@@ -120,7 +120,9 @@ struct story {
     uint32_t     change_gap_ms, fault_gap_ms;
     uint64_t     touched_at_ms;     /* when the program itself was last hindered                */
     uint64_t     away_since_ms;     /* the first agent; 0: it is there                          */
-    bool         resolver_blocks;
+    bool         resolver_blocks, resolver_wakes, is_calling;
+    uint32_t     aside_view;        /* of one-shot calls                                        */
+    char         aside_number[4];
     const char  *read_token;        /* what the file last had                                   */
     bool         is_calm;           /* neither faults nor changes                               */
     uint64_t     calm_at_ms;        /* since when                                               */
@@ -141,6 +143,9 @@ static inline uint64_t story_now(const story *s)
 
 /* Memory and a token that may write. */
 bool story_is_able(const story *s);
+/* The program does not step from now on; until it wakes up, with what the first one answered. */
+uint64_t story_fall_asleep(story *s);
+void story_wake_up(story *s, uint64_t slept_at_ms);
 
 /* ---- watch.c --------------------------------------------------------------------------------- */
 
@@ -165,6 +170,7 @@ void keeper_look(keeper *k);
 void keeper_act(keeper *k);         /* sets a status, or the maintenance mode                   */
 void keeper_meddle(keeper *k);      /* somebody else spoils the registration                    */
 void keeper_heal(keeper *k);        /* nothing is critical any more: agents reap what is        */
+void keeper_before_call(keeper *k); /* grants what a blocking call may ask for                  */
 void keeper_stop(keeper *k);
 void keeper_destroy(keeper *k);
 void keeper_on_result(keeper *k, sdc_err result);
@@ -187,6 +193,14 @@ void upkeep_check(keeper *k);               /* at every step                    
 void upkeep_check_content(const keeper *k);     /* now and then                                 */
 void upkeep_called(keeper *k);              /* a call has done what steps do                    */
 uint64_t upkeep_bound_ms(const keeper *k);
+
+/* ---- calls.c --------------------------------------------------------------------------------- */
+
+void calls_init(story *s);          /* behind the watches                                       */
+void calls_register(keeper *k);
+void calls_deregister(keeper *k);
+void calls_wait(watch *w);
+void calls_once(story *s);          /* one of the client's own calls                            */
 
 /* ---- drive.c --------------------------------------------------------------------------------- */
 
