@@ -293,8 +293,8 @@
              least 1 s and at most 60 s. After 403 and 429 not under a second,
              and not before Retry-After has passed (of that at most
              backoff_max_ms, and an eighth more at random). It has no index.
-             One good answer ends it. In a list of agents the first round goes
-             on after 10 ms each.
+             One good answer ends it. A list of agents is gone along without
+             pauses, and each round of it is followed by one.
    Waits     Two queries in a row that are held for ten seconds or more and then
              cut, as proxies and write timeouts do, halve the wait, down to
              10 s; held ones let it grow again.
@@ -13384,19 +13384,26 @@ static bool sdci_instancer_asks_again(const sdc_instancer *i)
     return i->read == SDCI_READ_FRESH || i->read == SDCI_READ_CONFIRM;
 }
 
+/* Whether the answer's index is below that of what is known, as in a log that is replayed. */
+static bool sdci_instancer_is_below(const sdc_instancer *i)
+{
+    uint64_t index = i->task.answer.index;
+    bool is_new = i->below_since_ms == 0 ||
+                  i->task.now_ms - i->below_since_ms < SDCI_REPLAY_MAX_MS;
+
+    return index != 0 && index < i->good_index && is_new;
+}
+
 /* A log that is replayed shows older lists before the empty ones in between: a lower index does not
    at once replace what an emptied list is measured by. */
 static void sdci_instancer_note_good_index(sdc_instancer *i)
 {
-    uint64_t index = i->task.answer.index;
-    uint64_t now_ms = i->task.now_ms;
+    bool is_below = sdci_instancer_is_below(i);
 
-    if (index != 0 && index < i->good_index && i->below_since_ms == 0) {
-        i->below_since_ms = sdci_max(now_ms, 1);
-    }
-    if (index == 0 || index >= i->good_index ||
-        now_ms - i->below_since_ms >= SDCI_REPLAY_MAX_MS) {
-        i->good_index = index;
+    if (is_below && i->below_since_ms == 0) {
+        i->below_since_ms = sdci_max(i->task.now_ms, 1);
+    } else if (!is_below) {
+        i->good_index = i->task.answer.index;
         i->below_since_ms = 0;
     }
 }
@@ -13470,7 +13477,7 @@ static void sdci_instancer_note_held(sdc_instancer *i)
 static bool sdci_instancer_doubts_empty(sdc_instancer *i)
 {
     uint64_t index = i->task.answer.index;
-    bool is_below = index != 0 && index < i->good_index;
+    bool is_below = sdci_instancer_is_below(i);
     bool is_settled = !is_below || index == i->doubted_index ||
                       i->num_doubts >= SDCI_REPLAY_READS;
 
@@ -13526,13 +13533,10 @@ static void sdci_instancer_not_home(sdc_instancer *i, const sdc_error *error)
 }
 
 /* Whether the next read may come at once: a query that was answered badly, and not held, is most
-   likely the only one of its kind; and another agent of the list is no worse for being asked. */
+   likely the only one of its kind; and the next agent of the list is no worse for being asked. */
 static bool sdci_instancer_is_alone(const sdc_instancer *i, bool goes_on)
 {
-    if (i->num_failures == 1) {
-        return !sdci_instancer_was_held(i);
-    }
-    return goes_on && sdci_task_rounds(&i->task, i->num_failures) == 1;
+    return i->num_failures == 1 ? !sdci_instancer_was_held(i) : goes_on;
 }
 
 /* The pause after a failure that was counted: up to half of the time that the watch has been

@@ -375,6 +375,26 @@ static void test_30_a_lower_history_is_trusted_after_a_while(void)
     rig_deinit(&r);
 }
 
+/* The same where nothing was heard in between: the query was held. */
+static void test_30_a_lower_history_of_a_quiet_service(void)
+{
+    rig r;
+    CHECK(rig_init(&r, NULL));
+    script_health(r.script, 427, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_delay(r.script, 5000);
+    script_close(r.script);
+    script_health(r.script, 18, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_delay(r.script, 30000);
+    script_health(r.script, 19, "[]");
+    script_health(r.script, 20, "[]");
+    script_hold(r.script);
+    if (rig_watch(&r, NULL)) {
+        rig_run(&r, 36500);
+        CHECK_STR(rig_addrs(&r), "");
+    }
+    rig_deinit(&r);
+}
+
 /* Another store, which does not have the service, is believed: soon when it is still, within
    seconds when it moves. */
 static void test_30_another_store_is_believed(void)
@@ -648,6 +668,7 @@ static const test_case cases_patience[] = {
     TEST(test_29_replayed_log_empties_nothing),
     TEST(test_29_replayed_log_with_an_older_list_empties_nothing),
     TEST(test_30_a_lower_history_is_trusted_after_a_while),
+    TEST(test_30_a_lower_history_of_a_quiet_service),
     TEST(test_30_another_store_is_believed),
     TEST(test_22_restored_snapshot_is_read_at_once),
     TEST(test_22_restored_snapshot_of_a_young_watch),
