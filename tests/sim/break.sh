@@ -49,6 +49,24 @@ subscribers hear of a watch that was stopped
 a refusal is asked again at once
     bool is_slow = !goes_on && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
     bool is_slow = !BROKEN && !goes_on && (err == SDC_ERR_DENIED || err == SDC_ERR_BUSY);
+a status that is the same as before is told again
+bool is_same = mail->status == beat->status && strcmp(mail->text, beat->output) == 0;
+bool is_same = !BROKEN && mail->status == beat->status && strcmp(mail->text, beat->output) == 0;
+a status that changes cuts the pause after a failure short
+return sdci_max(sdci_max(now_ms, timer->pause_until_ms),
+return sdci_max(sdci_max(now_ms, BROKEN ? 0 : timer->pause_until_ms),
+a status that changes fast is told each time
+sdci_after(timer->asked_at_ms, SDCI_CHANGE_MS));
+sdci_after(timer->asked_at_ms, BROKEN ? 0 : SDCI_CHANGE_MS));
+an agent further down the list that refuses a registration is not left
+bool is_unwelcome = r->job == SDCI_JOB_REGISTER && r->base != 0 && error->http_status != 0 &&
+bool is_unwelcome = !BROKEN && r->job == SDCI_JOB_REGISTER && r->base != 0 && error->http_status != 0 &&
+what is asked beside heartbeats takes as long as it likes
+most_ms = sdci_min(most_ms, sdci_max(r->beats[i].ttl_ms / 4, 1000));
+most_ms = BROKEN ? most_ms : sdci_min(most_ms, sdci_max(r->beats[i].ttl_ms / 4, 1000));
+a call that registers gives the first agent all of its time
+uint32_t turns = takes_back ? sdci_num_bits(r->held & ~r->tried) : r->call_turns;
+uint32_t turns = takes_back ? sdci_num_bits(r->held & ~r->tried) : BROKEN ? 1 : r->call_turns;
 stopping a registrar has no bound
     if (err == SDC_AGAIN && r->task.now_ms < r->until_ms) {
     if (err == SDC_AGAIN && (BROKEN || r->task.now_ms < r->until_ms)) {

@@ -8,12 +8,31 @@
 enum { LATE_MS = 50, RESOLVE_MS = 4100, SETTLED_MS = 60000 };
 
 typedef struct calling {
-    uint64_t began_ms, forgotten;
+    uint64_t began_ms, forgotten, touched_ms;
+    bool     must_succeed;          /* as things stand                                          */
 } calling;
+
+/* At least one agent has long been well, and the others are well or do not exist for us: then a call
+   succeeds, whichever it asks first. */
+static bool must_succeed(const story *s, uint64_t touched_ms)
+{
+    uint64_t now_ms = story_now(s);
+    uint32_t num_well = 0;
+    for (uint32_t i = 0; i < s->num_agents; i++) {
+        bool is_well = model_well_since(s->m, i) + SETTLED_MS <= now_ms;
+        if (!is_well && (model_is_up(s->m, i) || !model_is_only_away(s->m, i))) {
+            return false;
+        }
+        num_well += is_well ? 1 : 0;
+    }
+    return num_well > 0 && story_is_able(s) && touched_ms + SETTLED_MS <= now_ms;
+}
 
 static calling begin_call(story *s)
 {
     calling c;
+    c.must_succeed = must_succeed(s, s->touched_at_ms);
+    c.touched_ms = s->touched_at_ms;
     c.began_ms = story_fall_asleep(s);
     c.forgotten = model_num_forgotten(s->m);
     s->is_calling = true;
@@ -61,6 +80,14 @@ static uint32_t num_holders(const story *s, const char *id, uint32_t but)
     return num;
 }
 
+/* Both before the call and behind it. */
+static void check_success(const story *s, const calling *c, const char *what, sdc_err err)
+{
+    if (c->must_succeed && err != SDC_OK && err != SDC_STOPPED && must_succeed(s, c->touched_ms)) {
+        sim_fail(story_now(s), "%s: %s, though an agent is well", what, test_err_name(err));
+    }
+}
+
 /* ---- a registrar's --------------------------------------------------------------------------- */
 
 static void end_of_registrar_call(keeper *k, sdc_err err)
@@ -72,6 +99,13 @@ static void end_of_registrar_call(keeper *k, sdc_err err)
     story_look(k->s);
 }
 
+/* One that fell silent before and was not used since takes all the time of a call. */
+static bool knows_its_connection(const keeper *k)
+{
+    return k->base_at_ms != 0 && (k->kept_at_ms > model_well_since(k->s->m, k->base) ||
+                                  !model_is_up(k->s->m, k->base));
+}
+
 void calls_register(keeper *k)
 {
     story *s = k->s;
@@ -79,6 +113,8 @@ void calls_register(keeper *k)
     if (k->registrar == NULL || k->is_stopping) {
         return;
     }
+    bool knows_connection = knows_its_connection(k);
+    bool was_registered = sdc_registrar_is_registered(k->registrar);
     keeper_before_call(k);
     calling c = begin_call(s);
     k->is_wanted = true;
@@ -89,6 +125,15 @@ void calls_register(keeper *k)
     if (err == SDC_OK && num_holders(s, sdc_registrar_id(k->registrar), 0) == 0 &&
         model_num_forgotten(s->m) == c.forgotten) {
         sim_fail(story_now(s), "registrar %u: a good call, and it is nowhere", (unsigned)k->nth);
+    }
+    bool is_refused = error.http_status == 400 || error.http_status == 403;
+    if (was_registered && is_refused && s->num_agents == 1 &&
+        !sdc_registrar_is_registered(k->registrar) && !k->is_stopping) {
+        sim_fail(story_now(s), "registrar %u: a refused call takes what was there",
+                 (unsigned)k->nth);
+    }
+    if (knows_connection) {
+        check_success(s, &c, "sdc_registrar_register", err);
     }
     end_of_registrar_call(k, err);
 }
@@ -181,6 +226,9 @@ static void look_up(story *s)
              (uint64_t)s->client_desc.request_timeout_ms * s->num_agents);
     sim_trace(story_now(s), "one-shot look: %s", test_err_name(err));
     check_error(s, "sdc_client_service", err, &error);
+    if (is_settled(s)) {
+        check_success(s, &c, "sdc_client_service", err);
+    }
     if ((err == SDC_OK) != (e != NULL)) {
         sim_fail(story_now(s), "sdc_client_service: %s, and an event %d", test_err_name(err),
                  e != NULL);
@@ -210,6 +258,7 @@ static void register_aside(story *s)
         model_num_forgotten(s->m) == c.forgotten) {
         sim_fail(story_now(s), "sdc_client_register was good, and it is nowhere");
     }
+    check_success(s, &c, "sdc_client_register", err);
 }
 
 static void deregister_aside(story *s)

@@ -357,7 +357,7 @@ static void begin_to_talk(keeper *k)
     }
     k->talk_changes = sim_chance(r, 50);
     k->talks_every_ms = sim_between(r, 20, 200);
-    k->talks_until_ms = story_now(k->s) + sim_span(r, 500, k->talk_changes ? 4000 : 20000);
+    k->talks_until_ms = story_now(k->s) + sim_span(r, 500, k->talk_changes ? 3000 : 8000);
     sim_trace(story_now(k->s), "registrar %u talks every %u ms, %s", (unsigned)k->nth,
               (unsigned)k->talks_every_ms, k->talk_changes ? "always something else" : "the same");
     talk(k);

@@ -89,6 +89,17 @@ bool model_is_up(const model *m, uint32_t nth)
     return m->agents[nth].is_up && !model_is_on(&m->agents[nth], FAULT_BLACKHOLE);
 }
 
+bool model_is_only_away(const model *m, uint32_t nth)
+{
+    for (int fault = 0; fault < NUM_FAULTS; fault++) {
+        bool is_away = fault == FAULT_KILL || fault == FAULT_TERM || fault == FAULT_BLACKHOLE;
+        if (!is_away && model_is_on(&m->agents[nth], (sim_fault)fault)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool model_is_clear(const model *m)
 {
     for (int fault = 0; fault < NUM_FAULTS; fault++) {

@@ -73,6 +73,7 @@ void model_meddle(model *m, const char *id, bool removes);
 /* The service that agent `nth` keeps under this id, or NULL. */
 const model_local *model_find(const model *m, uint32_t nth, const char *id);
 bool model_is_up(const model *m, uint32_t nth);         /* and can be reached             */
+bool model_is_only_away(const model *m, uint32_t nth);  /* no fault but that one          */
 bool model_is_clear(const model *m);            /* no fault is on                               */
 
 /* A fault of one agent begins or ends; `param` is its strength, and depends on it. */

@@ -6,10 +6,10 @@
 #include <string.h>
 
 enum {
-    STORY_EFFORT = 2500, STORY_HOURS = 9, HOUR_MS = 3600000, STORY_ACTS = 3,
+    STORY_EFFORT = 2300, STORY_HOURS = 9, HOUR_MS = 3600000, STORY_ACTS = 3,
     MEMORY_BASE = 170000, MEMORY_EACH = 15000,
     MEMORY_SLACK = 20000, BLOCKS_SLACK = 10,
-    RETURN_MS = 375000, TWIN_MS = 600000, STOP_MS = 500, BYTEWISE_MS = 2000
+    RETURN_MS = 375000, TWIN_MS = 600000, STOP_MS = 500, BYTEWISE_MS = 2000, LONG_WELL_MS = 70000
 };
 
 static const char token_file[] = "/run/token";
@@ -639,15 +639,22 @@ static void finish_stopping(story *s)
     }
 }
 
-/* Where there are several agents one that works is enough. */
+/* Where there are several agents one that works is enough; for a call, too. */
 static void leave_one_agent(story *s)
 {
     uint32_t left = sim_below(&s->random, s->num_agents);
+    bool makes_call = s->num_keepers > 0 && sim_chance(&s->random, 50);
+    if (makes_call) {
+        drive_for(s, LONG_WELL_MS);
+    }
     sim_fault fault = sim_chance(&s->random, 50) ? FAULT_KILL : FAULT_BLACKHOLE;
     for (uint32_t i = 0; i < s->num_agents; i++) {
         if (i != left) {
             model_fault_on(s->m, i, fault, 1);
         }
+    }
+    if (makes_call) {
+        calls_register(&s->keepers[0]);
     }
     drive_for(s, bound_ms(s));
     check_truth(s, "with one agent left");
@@ -669,6 +676,18 @@ static void leave_refusals(story *s)
     for (uint32_t i = 0; i < s->num_keepers; i++) {
         drive_for(s, i == 0 ? upkeep_bound_ms(&s->keepers[i]) + 5000 : 1000);
     }
+    end_faults(s);
+}
+
+/* The first agent was away for a moment, and then takes connections and says nothing: looking for it
+   costs nobody a heartbeat. */
+static void leave_mute(story *s)
+{
+    model_fault_on(s->m, 0, FAULT_KILL, 1);
+    drive_for(s, sim_span(&s->random, 1000, 20000));
+    model_fault_off(s->m, 0, FAULT_KILL);
+    model_fault_on(s->m, 0, FAULT_PAUSE, 1);
+    drive_for(s, RETURN_MS + 60000);
     end_faults(s);
 }
 
@@ -699,6 +718,8 @@ static void calm(story *s)
         leave_one_agent(s);
     } else if (how < 70) {
         leave_refusals(s);
+    } else if (how < 90) {
+        leave_mute(s);
     }
     drive_for(s, bound_ms(s));
     check_truth(s, "long after all faults are over");

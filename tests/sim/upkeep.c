@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { CHANGE_MS = 100, REFUSED_MS = 1000, PAUSE_MAX_MS = 34000, SLACK_MS = 5000 };
+enum { CHANGE_MS = 100, REFUSED_MS = 1000, PAUSE_MAX_MS = 34000, SLACK_MS = 5000,
+       HOME_MS = 375000 };
 
 static uint64_t exchange_ms(const keeper *k)
 {
@@ -19,6 +20,21 @@ static uint64_t exchange_ms(const keeper *k)
 uint64_t upkeep_bound_ms(const keeper *k)
 {
     return k->most_every_ms + PAUSE_MAX_MS + 2 * exchange_ms(k) * k->s->num_agents + SLACK_MS;
+}
+
+/* Beats and looks come to the base. */
+static bool is_upkept(const keeper *k)
+{
+    return k->base_at_ms != 0 &&
+           k->kept_at_ms + 2 * (uint64_t)k->most_every_ms + SLACK_MS >= story_now(k->s);
+}
+
+/* One that refuses the heartbeats of what it may have reaped long ago is held on to until the next
+   look at the first agent. */
+static uint64_t absence_bound_ms(const keeper *k)
+{
+    bool is_held_on_to = k->base != 0 && is_upkept(k);
+    return upkeep_bound_ms(k) + (is_held_on_to ? HOME_MS : 0);
 }
 
 /* True: all of this has been so for `ms`. */
@@ -176,7 +192,7 @@ void upkeep_look(keeper *k, const sdc_stats *now)
     sdc_error error;
     if (now->failures > k->seen.failures && k->beating >= 0) {
         keeper_told *t = &k->told[k->beating];
-        uint32_t half_ms = every_of(k, k->beating) / 2;
+        uint32_t half_ms = k->least_every_ms / 2;
         uint32_t least_ms = half_ms > CHANGE_MS ? half_ms : CHANGE_MS;
         sdc_task_error(k->task, &error);
         t->not_before_ms = story_now(k->s) + (least_ms < REFUSED_MS ? least_ms : REFUSED_MS);
@@ -224,7 +240,7 @@ static bool may_be_present(const keeper *k, uint64_t ms)
 void upkeep_check(keeper *k)
 {
     uint64_t now_ms = story_now(k->s);
-    uint64_t ms = upkeep_bound_ms(k);
+    uint64_t ms = absence_bound_ms(k);
     if (k->registrar == NULL || k->is_stopping || !k->is_wanted || is_present(k)) {
         k->absent_since_ms = 0;
         return;
@@ -250,9 +266,8 @@ static bool may_be_reaped(const keeper *k)
 void upkeep_check_content(const keeper *k)
 {
     uint64_t ms = upkeep_bound_ms(k);
-    bool is_kept = k->base_at_ms != 0 && is_since(k, k->base_at_ms, ms) &&
-                   is_since(k, k->wanted_at_ms, ms) && k->desc.status_expires_ms == 0 &&
-                   k->kept_at_ms + 2 * (uint64_t)k->most_every_ms + SLACK_MS >= story_now(k->s);
+    bool is_kept = is_upkept(k) && is_since(k, k->base_at_ms, ms) &&
+                   is_since(k, k->wanted_at_ms, ms) && k->desc.status_expires_ms == 0;
     if (!is_kept || may_be_reaped(k) || !is_undisturbed(k, ms) || !is_well(k, k->base, ms)) {
         return;
     }
