@@ -79,7 +79,6 @@ static void make_client(story *s)
     if (s->has_token_file) {
         s->is_file_there = true;
         s->file_token = "good-file";
-        s->read_token = s->file_token;
         world_file_set(s->w, token_file, s->file_token);
         s->client_desc.token_file = token_file;
     } else {
@@ -136,11 +135,14 @@ static bool may_write(const char *token)
            strcmp(token, "half") == 0;
 }
 
+/* Of a file that is gone or empty it is not known what was read last. */
 bool story_is_able(const story *s)
 {
+    bool is_files = !s->is_token_set && s->has_token_file;
     const char *token = s->is_token_set ? s->token
-                      : s->has_token_file ? s->read_token : s->client_desc.token;
-    return is_memory_well(s) && may_write(token);
+                      : is_files ? s->file_token : s->client_desc.token;
+    bool is_known = !is_files || (s->is_file_there && token[0] != '\0');
+    return is_memory_well(s) && is_known && may_write(token);
 }
 
 static void touch(story *s)
@@ -180,7 +182,6 @@ static void set_token_file(story *s, const char *token)
     touch(s);
     s->is_file_there = token != NULL;
     s->file_token = token;
-    s->read_token = token != NULL && token[0] != '\0' ? token : s->read_token;
     if (token != NULL) {
         (void)snprintf(text, sizeof text, " %s\n", token);
         world_file_set(s->w, token_file, text);
@@ -653,8 +654,10 @@ static void leave_one_agent(story *s)
             model_fault_on(s->m, i, fault, 1);
         }
     }
-    if (makes_call) {
+    if (makes_call && sim_chance(&s->random, 60)) {
         calls_register(&s->keepers[0]);
+    } else if (makes_call) {
+        calls_once(s);
     }
     drive_for(s, bound_ms(s));
     check_truth(s, "with one agent left");

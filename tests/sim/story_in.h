@@ -123,7 +123,6 @@ struct story {
     bool         resolver_blocks, resolver_wakes, is_calling;
     uint32_t     aside_view;        /* of one-shot calls                                        */
     char         aside_number[4];
-    const char  *read_token;        /* what the file last had                                   */
     bool         is_calm;           /* neither faults nor changes                               */
     uint64_t     calm_at_ms;        /* since when                                               */
     size_t       rest_blocks, rest_bytes;   /* in use at the first rest; 0 not known            */
