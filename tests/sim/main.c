@@ -69,7 +69,8 @@ const char *sim_fault_name(sim_fault fault)
         "split", "no leader", "restore", "acl deny", "acl hide", "acl part", "rate limit",
         "connection limit", "silent limit", "write timeout", "proxy timeout", "stuck index",
         "frozen view", "no block", "loose tags", "global index", "follower", "index zero",
-        "no index", "index jump", "false empty", "unwelcome", "meddle", "resolver", "no memory", "asleep",
+        "no index", "index jump", "false empty", "unwelcome", "meddle",
+        "resolver", "no memory", "asleep",
         "noise", "cut head", "cut body", "cut last", "reset in answer", "stall", "silence",
         "delay", "garbage", "bad json", "bad shape", "500", "html", "redirect", "forgotten",
         "close after", "false empty at 0"

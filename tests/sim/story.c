@@ -682,8 +682,8 @@ static void leave_refusals(story *s)
     end_faults(s);
 }
 
-/* The first agent was away for a moment, and then takes connections and says nothing: looking for it
-   costs nobody a heartbeat. */
+/* The first agent was away for a moment, and then takes connections and says nothing: looking for
+   it costs nobody a heartbeat. */
 static void leave_mute(story *s)
 {
     model_fault_on(s->m, 0, FAULT_KILL, 1);

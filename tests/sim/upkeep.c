@@ -1,6 +1,6 @@
 /* What must hold of a registrar all the while, whatever goes on elsewhere: how often it tells the
-   status of a check, that a TTL does not lapse at an agent that is well, that a service is somewhere
-   as long as an agent takes it, and that what a well agent has of it is right. */
+   status of a check, that a TTL does not lapse at an agent that is well, that a service is
+   somewhere as long as an agent takes it, and that what a well agent has of it is right. */
 #include "story_in.h"
 
 #include <stdio.h>
