@@ -11361,7 +11361,8 @@ static void sdci_registrar_next_upkeep(const sdc_registrar *r, sdci_due *due)
         sdci_due_earlier(due, SDCI_JOB_BEAT, i, r->beats[i].timer.due_ms);
         is_beating = is_beating || !r->beats[i].is_silent;
     }
-    if (!is_beating && r->is_current) {
+    /* not in front of an update that is about to be sent; but one that is refused may stay so */
+    if (!is_beating && (r->is_current || r->to_register.num_failures > 0)) {
         sdci_due_earlier(due, SDCI_JOB_VERIFY, 0, r->to_verify.due_ms);
     }
 }

@@ -236,10 +236,13 @@ uint32_t watch_react_ms(const watch *w)
     return w->desc.quiet_min_ms * 4 + (w->desc.query.max_stale_ms != 0 ? 3500 : 1000);
 }
 
+enum { BURST_MS = 4000 };
+
 bool watch_is_true(const watch *w)
 {
     const catalog_view *v = model_view(w->s->m, w->view);
-    if (v->changed_at_ms + watch_react_ms(w) > story_now(w->s)) {
+    /* a burst of answers that tell nothing new slows the next read down a little */
+    if (v->changed_at_ms + watch_react_ms(w) + BURST_MS > story_now(w->s)) {
         return true;
     }
     return w->has_event && w->err == SDC_OK && w->num == v->num && w->hash == v->hash;
