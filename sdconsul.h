@@ -6668,6 +6668,7 @@ typedef struct sdci_link {
     uint32_t connect_timeout_ms;
     uint32_t serial;                    /* counts descriptors */
     uint64_t num_connects;
+    unsigned num_silent;                /* new connections in a row closed without a byte */
     sdci_link_state state;
 } sdci_link;
 
@@ -6753,6 +6754,7 @@ static void sdci_link_use(sdci_link *link, size_t which)
     if (which != sdci_link_which(link)) {
         sdci_link_deinit(link);
         link->agent = &link->agents[which];
+        link->num_silent = 0;
     }
 }
 
@@ -6936,7 +6938,6 @@ typedef struct sdci_call {
     uint64_t bytes_in, bytes_out;
     uint32_t timeout_ms;
     sdci_call_state state;
-    unsigned num_silent;        /* new connections in a row that were closed without a byte */
     bool may_retry;             /* the connection was used before and no byte has come since */
     bool is_fresh;              /* the connection was made for this exchange */
     bool has_more;              /* stopped by its share of work, not for want of bytes */
@@ -6990,15 +6991,6 @@ static void sdci_call_end(sdci_call *call)
     }
     call->has_more = false;
     sdci_call_enter(call, SDCI_CALL_IDLE, 0);
-}
-
-/* Between exchanges, goes to that agent from now on: what was seen of another proves nothing. */
-static void sdci_call_use_agent(sdci_call *call, size_t which)
-{
-    if (which != sdci_link_which(&call->link)) {
-        call->num_silent = 0;
-        sdci_link_use(&call->link, which);
-    }
 }
 
 /* Ends the exchange and the connection with it. */
@@ -7072,7 +7064,7 @@ static sdc_err sdci_call_take(sdci_call *call, const char *bytes, size_t len, sd
     size_t used = 0;
 
     call->may_retry = false;
-    call->num_silent = 0;
+    call->link.num_silent = 0;
     call->bytes_in += len;
     sdc_err err = sdc_http_feed(&call->http, bytes, len, &used);
     if (err != SDC_OK) {
@@ -7222,8 +7214,8 @@ static sdc_err sdci_call_silent(sdci_call *call, uint64_t now_ms, sdc_error *err
     if (!call->is_fresh || now_ms > call->retry_until_ms) {
         return SDC_ERR_IO;
     }
-    call->num_silent++;
-    return call->num_silent < 2 ? SDC_ERR_IO
+    call->link.num_silent++;
+    return call->link.num_silent < 2 ? SDC_ERR_IO
            : sdci_fail(error, SDC_ERR_BUSY, "new connections are closed without an answer: "
                        "its limit (http_max_conns_per_client) may be reached");
 }
@@ -8299,7 +8291,7 @@ static bool sdci_client_tries_next(sdci_call *call, const sdci_answer *answer, s
 
     if (!is_over) {
         sdci_call_abort(call);
-        sdci_call_use_agent(call, next);
+        sdci_link_use(&call->link, next);
     }
     return !is_over;
 }
@@ -8609,7 +8601,7 @@ static void sdci_task_failed(sdc_task *task, const sdc_error *error)
    the list, after a while, each task at a time of its own. */
 static void sdci_task_use_agent(sdc_task *task, size_t which)
 {
-    sdci_call_use_agent(&task->call, which);
+    sdci_link_use(&task->call.link, which);
     task->home_at_ms = which == 0 ? SDCI_FOREVER
                      : task->now_ms + SDCI_RETURN_MS +
                        sdci_random_upto(&task->random, SDCI_RETURN_MS / 4);
@@ -11396,13 +11388,11 @@ static void sdci_registrar_next_excursion(const sdc_registrar *r, sdci_due *due)
 static sdci_due sdci_registrar_next(const sdc_registrar *r)
 {
     sdci_due due = { SDCI_JOB_NONE, 0, SDCI_FOREVER };
+    bool is_stopping = r->stop_at_ms != SDCI_FOREVER;
 
-    if (r->stop_at_ms != SDCI_FOREVER) {
-        if (r->held != 0 && !r->keep_on_stop && r->task.now_ms < r->stop_at_ms) {
-            sdci_due_earlier(&due, SDCI_JOB_DEREGISTER, 0, r->to_register.due_ms);
-        }
-    } else if (!r->is_wanted) {
-        if (r->held != 0) {
+    if (is_stopping || !r->is_wanted) {
+        bool takes_back = !is_stopping || (!r->keep_on_stop && r->task.now_ms < r->stop_at_ms);
+        if (takes_back && r->held != 0) {
             sdci_due_earlier(&due, SDCI_JOB_DEREGISTER, 0, r->to_register.due_ms);
         }
     } else {
@@ -13197,13 +13187,18 @@ static void sdci_instancer_choose(sdc_instancer *i)
     }
 }
 
+/* Whether the read under way, or the next one, is what an answer needs before it counts. Such a one
+   asks the leader. */
+static bool sdci_instancer_asks_again(const sdc_instancer *i)
+{
+    return i->read == SDCI_READ_FRESH || i->read == SDCI_READ_CONFIRM;
+}
+
 static sdci_request sdci_instancer_request(sdc_instancer *i)
 {
-    bool is_fresh = i->read == SDCI_READ_FRESH || i->read == SDCI_READ_CONFIRM;
-
     i->asked_index = i->read == SDCI_READ_BLOCKING ? i->index : 0;
     return sdci_query_request(&i->query, i->task.client, &i->task.call, i->asked_index,
-                              i->asked_wait_ms, is_fresh);
+                              i->asked_wait_ms, sdci_instancer_asks_again(i));
 }
 
 /* What an index stands for is what one token may see. */
@@ -13379,12 +13374,6 @@ static void sdci_instancer_note_trust(sdc_instancer *i)
     }
 }
 
-/* Whether the newest answer counts only with the next one. */
-static bool sdci_instancer_asks_again(const sdc_instancer *i)
-{
-    return i->read == SDCI_READ_FRESH || i->read == SDCI_READ_CONFIRM;
-}
-
 /* Whether the answer's index is below that of what is known, as in a log that is replayed. */
 static bool sdci_instancer_is_below(const sdc_instancer *i)
 {
@@ -13508,8 +13497,7 @@ static sdc_err sdci_instancer_answered(sdc_instancer *i)
         sdci_instancer_adjust_bucket(i, false);
         return SDC_OK;
     }
-    if (i->read != SDCI_READ_FRESH && i->read != SDCI_READ_CONFIRM &&
-        sdci_query_is_outdated(&i->query, &i->task.answer)) {
+    if (!sdci_instancer_asks_again(i) && sdci_query_is_outdated(&i->query, &i->task.answer)) {
         i->index = 0;
         sdci_instancer_pause(i, SDCI_READ_FRESH, 0);
         sdci_instancer_adjust_bucket(i, false);

@@ -256,22 +256,6 @@ static void test_37_another_agent_is_asked_at_once(void)
 
 /* ---- real sockets ---------------------------------------------------------------------------- */
 
-static int checklist_listen(uint16_t *port)
-{
-    struct sockaddr_in at;
-    socklen_t len = sizeof at;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    memset(&at, 0, sizeof at);
-    at.sin_family = AF_INET;
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0 || bind(fd, (const struct sockaddr *)(const void *)&at, sizeof at) != 0 ||
-        listen(fd, 64) != 0 || getsockname(fd, (struct sockaddr *)(void *)&at, &len) != 0) {
-        abort();
-    }
-    *port = ntohs(at.sin_port);
-    return fd;
-}
-
 static sdc_client *checklist_client_at(uint16_t port)
 {
     char address[32];
@@ -313,7 +297,7 @@ static void *checklist_refuse(void *user)
 static void test_36_limit_at_accept_on_a_real_socket(void)
 {
     uint16_t port = 0;
-    int listener = checklist_listen(&port);
+    int listener = test_listen(&port);
     pthread_t thread;
     sdc_client *client = checklist_client_at(port);
     REQUIRE(client != NULL);
@@ -348,7 +332,7 @@ static void test_58_keepalive_and_user_timeout_are_set(void)
 {
     const sdc_io *io = sdc_io_posix();
     uint16_t port = 0;
-    int listener = checklist_listen(&port);
+    int listener = test_listen(&port);
     void *stream = NULL;
     sdc_target target;
     sdc_ready until;

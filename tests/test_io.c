@@ -245,22 +245,6 @@ static void test_56_ipv6_of_the_system(void)
 
 /* ---- a peer of the test's own ---------------------------------------------------------------- */
 
-static int io_listen(uint16_t *port)
-{
-    struct sockaddr_in at;
-    socklen_t len = sizeof at;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    memset(&at, 0, sizeof at);
-    at.sin_family = AF_INET;
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0 || bind(fd, (const struct sockaddr *)(const void *)&at, sizeof at) != 0 ||
-        listen(fd, 16) != 0 || getsockname(fd, (struct sockaddr *)(void *)&at, &len) != 0) {
-        abort();
-    }
-    *port = ntohs(at.sin_port);
-    return fd;
-}
-
 /* The same at a path. */
 static int io_listen_at(const char *path)
 {
@@ -336,7 +320,7 @@ static void *io_peer_run(void *user)
 static void io_peer_start(io_peer *peer, size_t take_at_once, size_t take_max)
 {
     memset(peer, 0, sizeof *peer);
-    peer->listener = io_listen(&peer->port);
+    peer->listener = test_listen(&peer->port);
     peer->take_at_once = take_at_once;
     peer->take_max = take_max;
     peer->thread = io_thread(io_peer_run, peer);
@@ -412,7 +396,7 @@ static sdc_err io_wait_and_look(void *user, void *waker, const sdc_wants *wants,
 static void test_io_descriptors_are_few_and_end_with_exec(void)
 {
     uint16_t port = 0;
-    int listener = io_listen(&port);
+    int listener = test_listen(&port);
     sdc_io io = *sdc_io_posix();
     io.wait = io_wait_and_look;
     io_before = io_look();
@@ -437,7 +421,7 @@ static void test_io_descriptors_are_few_and_end_with_exec(void)
 static void test_23_destroy_closes_the_descriptor(void)
 {
     uint16_t port = 0;
-    int listener = io_listen(&port);
+    int listener = test_listen(&port);
     io_fds before = io_look();
     sdc_client *client = io_client_of(port, NULL);
     sdc_instancer *instancer = rig_watch_of(client);
@@ -1114,7 +1098,7 @@ static void test_io_streams_refused_and_too_long(void)
     target.ip = "not a number";
     CHECK_ERR(io->stream_open(io->user, &target, &stream, &until, &error), SDC_ERR_CONNECT);
     CHECK(stream == NULL);
-    close(io_listen(&port));                        /* nobody listens there any more */
+    close(test_listen(&port));                        /* nobody listens there any more */
     target.ip = "127.0.0.1";
     target.port = port;
     sdc_err err = SDC_AGAIN;

@@ -3,11 +3,14 @@
 
 #include "../../sdconsul.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -28,6 +31,22 @@ static test_state test_now;
 const char *test_name(void)
 {
     return test_now.name != NULL ? test_now.name : "";
+}
+
+int test_listen(uint16_t *port)
+{
+    struct sockaddr_in at;
+    socklen_t len = sizeof at;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    memset(&at, 0, sizeof at);
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (fd < 0 || bind(fd, (const struct sockaddr *)(const void *)&at, sizeof at) != 0 ||
+        listen(fd, 64) != 0 || getsockname(fd, (struct sockaddr *)(void *)&at, &len) != 0) {
+        abort();
+    }
+    *port = ntohs(at.sin_port);
+    return fd;
 }
 
 bool test_is_verbose(void)

@@ -107,6 +107,9 @@ unsigned    test_num_failures(void);    /* failed checks of the running test so 
 /* "SDC_ERR_CONNECT" and so on, without needing the library linked. */
 const char *test_err_name(int err);
 
+/* A socket that listens on the loopback, at a port that was free. */
+int test_listen(uint16_t *port);
+
 /* For tests of the harness and its friends: between these two a failure is counted, not
    reported, and the second one answers how many there were. */
 void     test_expect_failures(void);
