@@ -146,6 +146,15 @@ static void patience_cut(void *user, script_request *request)
     }
 }
 
+/* A watch behind it; `desc` may be NULL. */
+static bool patience_watch_cut(rig *r, patience_cutter *cutter, const sdc_instancer_desc *desc)
+{
+    CHECK(rig_init(r, NULL));
+    cutter->s = r->script;
+    script_call(r->script, patience_cut, cutter);
+    return rig_watch(r, desc);
+}
+
 static uint64_t patience_last_wait_ms(const rig *r)
 {
     return script_wait_ms(script_last(r->script));
@@ -157,10 +166,7 @@ static void test_18_wait_shrinks_when_it_is_cut_and_grows_back(void)
     for (size_t i = 0; i < sizeof statuses / sizeof statuses[0]; i++) {
         patience_cutter cutter = { NULL, 32000, statuses[i] };
         rig r;
-        CHECK(rig_init(&r, NULL));
-        cutter.s = r.script;
-        script_call(r.script, patience_cut, &cutter);
-        if (rig_watch(&r, NULL)) {
+        if (patience_watch_cut(&r, &cutter, NULL)) {
             rig_run(&r, 180000);
             CHECK_BETWEEN(patience_last_wait_ms(&r), 27000, 30000);
             CHECK_ERR(rig_err(&r), SDC_OK);
@@ -198,10 +204,7 @@ static void test_18_short_waits_stay(void)
 
     memset(&desc, 0, sizeof desc);
     desc.query.wait_ms = 3000;
-    CHECK(rig_init(&r, NULL));
-    cutter.s = r.script;
-    script_call(r.script, patience_cut, &cutter);
-    if (rig_watch(&r, &desc)) {
+    if (patience_watch_cut(&r, &cutter, &desc)) {
         rig_run(&r, 100000);
         CHECK_BETWEEN(patience_last_wait_ms(&r), 2700, 3000);
     }
@@ -230,10 +233,7 @@ static void test_18_failures_of_growing_back_become_rare(void)
     patience_cutter cutter = { NULL, 32000, 502 };
     sdc_stats stats;
     rig r;
-    CHECK(rig_init(&r, NULL));
-    cutter.s = r.script;
-    script_call(r.script, patience_cut, &cutter);
-    if (rig_watch(&r, NULL)) {
+    if (patience_watch_cut(&r, &cutter, NULL)) {
         rig_run(&r, 24 * 3600000);
         sdc_task_stats(r.task, &stats);
         CHECK_BETWEEN(stats.failures, 2, 40);
