@@ -124,11 +124,11 @@ $(B)/test_contract: $(CONTRACT_O) $(AGENT_O) $(B)/sdconsul.o
 $(B)/threads $(B)/clock: $(B)/%: tests/%.c $(B)/support/test.o $(AGENT_O) $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
-$(B)/test_consul: tests/test_consul.c $(B)/support/test.o $(B)/sdconsul.o
-	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+$(B)/test_consul: tests/test_consul.c tests/consul/wants.h $(B)/support/test.o $(B)/sdconsul.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $(filter-out %.h,$^) -o $@ -lpthread
 
-$(B)/test_cluster: tests/consul/cluster.c $(B)/support/test.o $(B)/sdconsul.o
-	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
+$(B)/test_cluster: tests/consul/cluster.c tests/consul/wants.h $(B)/support/test.o $(B)/sdconsul.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $(filter-out %.h,$^) -o $@ -lpthread
 
 $(B)/fuzz/%.o: fuzz/%.c $(wildcard fuzz/*.h) sdconsul.h | $(B)/fuzz
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) -c $< -o $@
@@ -173,8 +173,8 @@ test-consul: $(B)/test_contract $(B)/test_consul
 test-cluster: $(B)/test_cluster
 	@tests/consul/cluster.py $(B)/test_cluster
 
-$(B)/test_faults: tests/consul/faults.c $(B)/sdconsul.o
-	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@
+$(B)/test_faults: tests/consul/faults.c tests/consul/wants.h $(B)/sdconsul.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $(filter-out %.h,$^) -o $@
 
 # the agents' answers are spoiled and judged by Python; without it there is nothing to run
 FAULTS := tests/consul/get.sh && python3 tests/consul/faults.py $(B)/test_faults \

@@ -8,6 +8,7 @@
 #include "../sdconsul.h"
 
 #include "support/test.h"
+#include "consul/wants.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -215,16 +216,7 @@ static void consul_turn(consul_stage *s, int most_ms)
             continue;
         }
         (void)sdc_step(tasks[i], 0);
-        sdc_wants wants = sdc_task_wants(tasks[i]);
-        if (wants.fd >= 0) {
-            fds[num].fd = wants.fd;
-            fds[num].events = (short)((wants.readable ? POLLIN : 0) |
-                                      (wants.writable ? POLLOUT : 0));
-            num++;
-        }
-        if (wants.timeout_ms >= 0 && wants.timeout_ms < timeout_ms) {
-            timeout_ms = wants.timeout_ms;
-        }
+        wants_add(sdc_task_wants(tasks[i]), fds, &num, &timeout_ms);
     }
     (void)poll(fds, num, timeout_ms);
     if (s->child > 0 && waitpid(s->child, NULL, WNOHANG) == s->child) {

@@ -23,6 +23,7 @@
 #include "../../sdconsul.h"
 
 #include "../support/test.h"
+#include "wants.h"
 
 #include <poll.h>
 #include <stdarg.h>
@@ -286,16 +287,7 @@ static void cluster_turn(cluster *c, int most_ms)
             continue;
         }
         (void)sdc_step(task, 0);
-        sdc_wants wants = sdc_task_wants(task);
-        if (wants.fd >= 0) {
-            fds[num].fd = wants.fd;
-            fds[num].events = (short)((wants.readable ? POLLIN : 0) |
-                                      (wants.writable ? POLLOUT : 0));
-            num++;
-        }
-        if (wants.timeout_ms >= 0 && wants.timeout_ms < timeout_ms) {
-            timeout_ms = wants.timeout_ms;
-        }
+        wants_add(sdc_task_wants(task), fds, &num, &timeout_ms);
     }
     if (poll(fds, num, timeout_ms) > 0 && fds[0].revents != 0) {
         cluster_read_reply(c);

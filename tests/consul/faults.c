@@ -15,6 +15,7 @@
    An event is "event NAME ERR KNOWN" and then for each instance "ID ADDR STATUS TAG,TAG", with tabs
    before each; one that answers `states` begins with "state". "left NAME" follows a leave. */
 #include "../../sdconsul.h"
+#include "wants.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -390,16 +391,7 @@ static void faults_turn(faults_world *w)
         if (w->ones[i].name[0] == '\0') {
             continue;
         }
-        sdc_wants wants = sdc_task_wants(faults_task(&w->ones[i]));
-        if (wants.fd >= 0) {
-            fds[num].fd = wants.fd;
-            fds[num].events = (short)((wants.readable ? POLLIN : 0) |
-                                      (wants.writable ? POLLOUT : 0));
-            num++;
-        }
-        if (wants.timeout_ms >= 0 && wants.timeout_ms < timeout_ms) {
-            timeout_ms = wants.timeout_ms;
-        }
+        wants_add(sdc_task_wants(faults_task(&w->ones[i])), fds, &num, &timeout_ms);
     }
     fflush(stdout);
     if (poll(fds, num, timeout_ms) > 0 && fds[0].revents != 0) {
