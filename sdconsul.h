@@ -1046,6 +1046,195 @@ SDC_API void sdc_cache_unsubscribe(sdc_cache *cache, sdc_event_fn fn,
    never update it. */
 SDC_API sdc_cache *sdc_instancer_cache(sdc_instancer *instancer);
 
+/* -- Endpointer: instances turned into what the program calls ------------- */
+
+typedef struct sdc_endpointer_desc {
+    /* Makes what is called at instance->addr, a connection or a pool say, once
+       for each new addr. Comes on the thread that updates the source or steps
+       the endpointer's task; on a picking one only where nobody steps that.
+       Must not block: what takes long is begun here and ends at the first use.
+       Anything but SDC_OK is a failure: tried again after 100 ms, doubling to
+       30 s, with jitter, for as long as the instance is there. */
+    sdc_err (*open)(void *user, const sdc_instance *instance, void **endpoint);
+    /* Once for each that open made, when its instance is gone and its last pick
+       is done; on the thread of whoever let go last: any. NULL: nothing to do.
+       Neither comes with a lock held. */
+    void    (*close)(void *user, void *endpoint);
+    void    *user;
+    uint32_t invalidate_after_ms;   /* in an outage of the source, how long its
+                                       endpoints outlive the first error
+                                                             (for ever)       */
+} sdc_endpointer_desc;
+
+typedef struct sdc_endpointer sdc_endpointer;
+
+/* Makes an endpointer over a cache, opens what is in it, and follows it: an
+   instance that stays keeps its endpoint, also when its tags, status or weight
+   change. Instances that share an addr share one endpoint, with the sum of
+   their weights. Several may follow one cache. `client` lends clock, memory and
+   log; failing_since_ms of the first event is read on its clock.
+   On the thread that updates the source, create and destroy.
+   Errors: SDC_ERR_ARG, SDC_ERR_NOMEM. */
+SDC_API sdc_err sdc_endpointer_create(sdc_cache *source,
+                                      const sdc_endpointer_desc *desc,
+                                      sdc_client *client, sdc_endpointer **out,
+                                      sdc_error *error);
+/* Closes everything; what is picked, at its done. Its balancers find nothing
+   from now on. Nothing is opened after it. */
+SDC_API void sdc_endpointer_destroy(sdc_endpointer *endpointer);
+
+/* Has timers alone: for failed opens and for invalidation. Unstepped, these
+   happen at the next update or pick; once it has been stepped they are left to
+   it. Valid as long as the endpointer. */
+SDC_API sdc_task *sdc_endpointer_task(sdc_endpointer *endpointer);
+
+/* Not SDC_OK ends the walk. */
+typedef sdc_err (*sdc_endpoint_fn)(void *user, void *endpoint,
+                                   const sdc_instance *instance);
+
+/* Calls fn for each endpoint that is open, in the order of addr; all of them
+   stay open meanwhile. Answers what the last call did. Any thread. */
+SDC_API sdc_err sdc_endpointer_each(sdc_endpointer *endpointer,
+                                    sdc_endpoint_fn fn, void *user);
+
+/* -- Balancer: one endpoint for each call --------------------------------- */
+
+/* Instances that Consul gives a weight of 0, the critical ones, are not picked
+   while others are there. Of the policies the last three go by weight. */
+typedef enum sdc_policy {
+    SDC_POLICY_ROUND_ROBIN = 0, /* from a random place on                     */
+    SDC_POLICY_RANDOM,
+    SDC_POLICY_WEIGHTED,        /* round robin in proportion to the weights, and
+                                   smooth: 5, 1, 1 is a a b a c a a (nginx,
+                                   smooth weighted round robin)               */
+    SDC_POLICY_LEAST_LOADED,    /* the better of two at random: the one with
+                                   fewer calls in flight for its weight
+                                   (Mitzenmacher, "The Power of Two Choices in
+                                   Randomized Load Balancing")                */
+    SDC_POLICY_HASHED           /* the same key goes to the same instance, as
+                                   long as that is there (Eisenbud and others,
+                                   "Maglev", 3.4)                             */
+} sdc_policy;
+
+typedef struct sdc_balancer_desc {
+    uint64_t    seed;               /* all picks follow from it (random); what
+                                       is hashed goes by it alone, so that all
+                                       processes with the same one agree (0)  */
+    sdc_policy  policy;             /*                       (round robin)    */
+    /* Own zone first (Envoy docs: priority levels). As long as zone_min_percent
+       of the instances in the zone are healthy all calls stay there; then as
+       many as half of that still have if half of it is healthy, and so on. */
+    const char *zone;               /*                       (no preference)  */
+    const char *zone_meta;          /* the meta key that tells an instance's
+                                       zone                  (its locality)   */
+    uint32_t    zone_min_percent;   /*                       (70)             */
+    /* When fewer than this are healthy the others cannot carry all the load:
+       all are used, the critical and the ejected too (Envoy docs: panic
+       threshold). With none healthy that is so in any case. */
+    uint32_t    panic_percent;      /*                       (off)            */
+    /* An instance that comes later than the first list gets calls in proportion
+       to its age, at least a tenth of them, until it is so old (Envoy docs:
+       slow start mode). */
+    uint32_t    slow_start_ms;      /*                       (off)            */
+    /* After so many failed picks in a row an instance is left out for eject_ms,
+       then twice, three times and so on up to ten times that; each eject_ms
+       without takes one off again (Envoy docs: outlier detection). Never more
+       than eject_max_percent of the list are out at once, but one of two can
+       be. */
+    uint32_t    eject_after;        /*                       (off)            */
+    uint32_t    eject_ms;           /*                       (30000)          */
+    uint32_t    eject_max_percent;  /*                       (10)             */
+    /* This process uses so many of each zone: those that its seed ranks first,
+       so that a change of the list moves few (gRPC A68, random subsetting). */
+    uint32_t    subset_size;        /*                       (all)            */
+    /* Tries beyond the first that sdc_retry and sdc_attempt may make in all, as
+       a share of their first ones; 10 a second are always free (Finagle docs:
+       retry budgets). */
+    uint32_t    retry_percent;      /*                       (20)             */
+} sdc_balancer_desc;
+
+/* Valid until done, the endpoint and the instance too. */
+typedef struct sdc_pick {
+    void *endpoint;
+    const sdc_instance *instance;
+    void *internal;
+} sdc_pick;
+
+typedef struct sdc_balancer sdc_balancer;
+
+/* Makes a balancer; several may use one endpointer. Any thread.
+   Errors: SDC_ERR_ARG, SDC_ERR_NOMEM. */
+SDC_API sdc_err sdc_balancer_create(sdc_endpointer *endpointer,
+                                    const sdc_balancer_desc *desc,
+                                    sdc_balancer **out, sdc_error *error);
+/* After the last next, and after the done of each pick: asserted. */
+SDC_API void sdc_balancer_destroy(sdc_balancer *balancer);
+
+/* Picks. Without hash_key a hashed one goes anywhere; the other policies ignore
+   it. Allocates nothing and waits for nobody. *out is zero after a failure.
+   Any thread.
+   Errors: SDC_ERR_EMPTY; that of the outage, after invalidation. */
+SDC_API sdc_err sdc_balancer_next(sdc_balancer *balancer, const char *hash_key,
+                                  sdc_pick *out);
+/* Ends a pick, once for each next that succeeded, and zeroes it; ignores one
+   that is zero. outcome: SDC_OK it went well, SDC_AGAIN no verdict, anything
+   else it failed. May close the endpoint. Any thread, also another one. */
+SDC_API void sdc_balancer_done(sdc_balancer *balancer, sdc_pick *pick,
+                               sdc_err outcome);
+
+/* -- Retry: a call that may be made more than once ------------------------ */
+
+typedef struct sdc_retry_desc {
+    uint32_t max_attempts;          /* the first one counts  (3)              */
+    uint32_t timeout_ms;            /* all of them together  (no limit)       */
+    uint32_t try_timeout_ms;        /* each of them          (no limit)       */
+    /* The pause before the nth try is drawn from 0 to backoff_min_ms, doubled
+       n - 2 times, at most backoff_max_ms (AWS Architecture Blog, "Exponential
+       Backoff And Jitter": full jitter). */
+    uint32_t backoff_min_ms;        /*                       (10)             */
+    uint32_t backoff_max_ms;        /*                       (1000)           */
+    const char *hash_key;           /* stays where it is     (none)           */
+    /* sdc_retry alone: makes the call, within left_ms (SDC_NEVER: no limit).
+       SDC_OK ends it; the outcome is that of sdc_balancer_done. */
+    sdc_err (*call)(void *user, const sdc_pick *pick, uint32_t left_ms);
+    /* After a failed try, the nth: is another one of any use? The call may not
+       be one that can be made twice.          (yes, whatever the error was)  */
+    bool    (*again)(void *user, uint32_t attempt, sdc_err err);
+    void    *user;
+} sdc_retry_desc;
+
+/* Picks and calls until one call succeeds: not the same endpoint twice while
+   another is left; a hashed one goes on in its key's own order. Blocks in call
+   and in the pauses. Any thread.
+   Ends with SDC_OK, with the last try's error, with SDC_ERR_TIMEOUT when the
+   deadline ended it, with SDC_ERR_EMPTY at once when there is nothing to pick,
+   or SDC_ERR_ARG. The message counts the tries and names the last ones. */
+SDC_API sdc_err sdc_retry(sdc_balancer *balancer, const sdc_retry_desc *desc,
+                          sdc_error *error);
+
+/* The same for event loops: without blocking and without allocating. One for
+   each call in flight, inside a struct of the program's own; one thread at a
+   time. */
+typedef struct sdc_attempt {
+    sdc_pick pick;                  /* whom to call                           */
+    uint32_t number;                /* of this try, from 1                    */
+    uint32_t left_ms;               /* for this try; SDC_NEVER: no limit      */
+    uint32_t pause_ms;              /* after SDC_AGAIN: ask again then        */
+    sdc_balancer *balancer;         /* borrowed, these two, until deinit      */
+    const sdc_retry_desc *desc;
+    uint64_t internal[40];
+} sdc_attempt;
+
+SDC_API void sdc_attempt_init(sdc_attempt *attempt, sdc_balancer *balancer,
+                              const sdc_retry_desc *desc);
+/* SDC_OK: call attempt->pick, then sdc_attempt_done. SDC_AGAIN: come back after
+   pause_ms. Anything else: given up, as sdc_retry ends. */
+SDC_API sdc_err sdc_attempt_next(sdc_attempt *attempt, sdc_error *error);
+/* SDC_OK: finished. Else sdc_attempt_next says how it goes on. */
+SDC_API void sdc_attempt_done(sdc_attempt *attempt, sdc_err outcome);
+/* At any time: a pick that is open ends without a verdict. */
+SDC_API void sdc_attempt_deinit(sdc_attempt *attempt);
+
 /* -- Decoders: bytes in, events out; no socket, no clock ------------------ */
 
 /* feed answers SDC_OK while all is good, else the first error, which stays
