@@ -41,6 +41,9 @@
        [sdc:cache]       events and subscribers
        [sdc:registrar]   registering, and staying registered
        [sdc:instancer]   queries, and watching
+       [sdc:endpointer]  what is made of instances, kept while they live
+       [sdc:balancer]    one endpoint for each call
+       [sdc:retry]       calls that may be made more than once
 
    Each section uses only what stands above it.
 
@@ -1367,7 +1370,7 @@ SDC_API void sdc_http_destroy(sdc_http *http);
 #endif
 
 /* Bits that two threads share; never wider than a pointer, so that 32-bit machines need no
-   libatomic. All are sequentially consistent: none is on a hot path. */
+   libatomic. Sequentially consistent where nothing else is said: those are on no hot path. */
 static uint32_t sdci_atomic_get(const uint32_t *p)
 {
     return __atomic_load_n(p, __ATOMIC_SEQ_CST);
@@ -1387,12 +1390,6 @@ static uint32_t sdci_atomic_add(uint32_t *p, uint32_t value)
 static uint32_t sdci_atomic_sub(uint32_t *p, uint32_t value)
 {
     return __atomic_sub_fetch(p, value, __ATOMIC_SEQ_CST);
-}
-
-/* Answers the value from before. */
-static uint32_t sdci_atomic_swap(uint32_t *p, uint32_t value)
-{
-    return __atomic_exchange_n(p, value, __ATOMIC_SEQ_CST);
 }
 
 static void *sdci_atomic_get_ptr(void *const *p)
@@ -1415,13 +1412,29 @@ static void sdci_atomic_set_wake_fn(sdc_wake_fn *p, sdc_wake_fn value)
     __atomic_store_n(p, value, __ATOMIC_SEQ_CST);
 }
 
+/* For what is looked at in each pick: no more than the value, in no order with others. */
+static uint32_t sdci_atomic_peek(const uint32_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+static void sdci_atomic_poke(uint32_t *p, uint32_t value)
+{
+    __atomic_store_n(p, value, __ATOMIC_RELAXED);
+}
+
 /* A lock for a few instructions: spins shortly, then yields. It is never held while a callback,
    a hook or a system call runs, and never taken in a signal handler. */
+static bool sdci_try_lock(uint32_t *lock)
+{
+    return __atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE) == 0;
+}
+
 static void sdci_lock(uint32_t *lock)
 {
     unsigned spins = 0;
 
-    while (sdci_atomic_swap(lock, 1) != 0) {
+    while (!sdci_try_lock(lock)) {
         spins++;
         if (spins > 64) {
             sched_yield();
@@ -1431,7 +1444,16 @@ static void sdci_lock(uint32_t *lock)
 
 static void sdci_unlock(uint32_t *lock)
 {
-    sdci_atomic_set(lock, 0);
+    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+}
+
+/* The same number in the same thread, and another one in most others: the place of a byte that
+   each thread has of its own. Nothing is ever kept there. */
+static uint64_t sdci_thread_number(void)
+{
+    static __thread char here;
+
+    return (uint64_t)(uintptr_t)&here * 0x9E3779B97F4A7C15u;
 }
 
 /* The two halves of a product as one. */
@@ -2279,6 +2301,22 @@ static void sdci_free_secret(const sdc_allocator *a, char *text)
     }
 }
 
+/* -- Gates -- */
+
+/* Work that several threads ask for and one at a time does. Who comes first does it, for the others
+   too: they leave at once, and so does who asks from inside the work. True: do it, and again for as
+   long as sdci_gate_again says so. */
+static bool sdci_gate_enter(uint32_t *gate)
+{
+    return sdci_atomic_add(gate, 1) == 1;
+}
+
+/* `seen`: the gate's value before the work, so that nobody who asked since then is forgotten. */
+static bool sdci_gate_again(uint32_t *gate, uint32_t seen)
+{
+    return sdci_atomic_sub(gate, seen) != 0;
+}
+
 /* -- Random pauses -- */
 
 /* A splitmix64 sequence: jitter needs to be cheap and spread, not secret. */
@@ -2301,6 +2339,12 @@ static uint64_t sdci_random_upto(sdci_random *random, uint64_t max)
     uint64_t bits = sdci_random_next(random);
 
     return max == UINT64_MAX ? bits : bits % (max + 1);
+}
+
+/* Evenly from 0 to below `num`, which is not 0: without a division, for picks. */
+static uint32_t sdci_random_below(sdci_random *random, uint32_t num)
+{
+    return (uint32_t)(((sdci_random_next(random) >> 32) * num) >> 32);
 }
 
 /* The pause after the nth failure in a row (from 1): anywhere between min and min doubled n-1
@@ -9972,6 +10016,93 @@ static sdci_event *sdci_event_copy(const sdc_event *from)
     return event;
 }
 
+/* -- One instance on its own -- */
+
+/* Bytes laid behind one another; without a block they are only counted. */
+typedef struct sdci_layout {
+    char *block;                /* or NULL */
+    size_t at;
+} sdci_layout;
+
+static void *sdci_lay(sdci_layout *layout, const void *bytes, size_t size)
+{
+    char *place = layout->block != NULL ? layout->block + layout->at : NULL;
+
+    layout->at += size;
+    if (place != NULL && size > 0) {
+        memcpy(place, bytes, size);
+    }
+    return place;
+}
+
+static const char *sdci_lay_text(sdci_layout *layout, const char *text)
+{
+    return (const char *)sdci_lay(layout, text, strlen(text) + 1);
+}
+
+static void sdci_lay_pair(sdci_layout *layout, sdc_kv pair, sdc_kv *out)
+{
+    pair.key = sdci_lay_text(layout, pair.key);
+    pair.value = sdci_lay_text(layout, pair.value);
+    if (out != NULL) {
+        *out = pair;
+    }
+}
+
+static void sdci_lay_addresses(sdci_layout *layout, const sdc_instance *in, sdc_address *addresses,
+                               sdc_port *ports)
+{
+    for (size_t i = 0; i < in->num_tagged_addresses; i++) {
+        sdc_address address = in->tagged_addresses[i];
+        address.key = sdci_lay_text(layout, address.key);
+        address.address = sdci_lay_text(layout, address.address);
+        if (addresses != NULL) {
+            addresses[i] = address;
+        }
+    }
+    for (size_t i = 0; i < in->num_ports; i++) {
+        sdc_port port = in->ports[i];
+        port.name = sdci_lay_text(layout, port.name);
+        if (ports != NULL) {
+            ports[i] = port;
+        }
+    }
+}
+
+/* *out is `in` with all that it points to laid here: the arrays first, since they are aligned as
+   the block is. */
+static void sdci_lay_instance(sdci_layout *layout, const sdc_instance *in, sdc_instance *out)
+{
+    const char **tags = (const char **)sdci_lay(layout, in->tags,
+                                                in->num_tags * sizeof in->tags[0]);
+    sdc_kv *meta = (sdc_kv *)sdci_lay(layout, in->meta, in->num_meta * sizeof in->meta[0]);
+    sdc_address *addresses = (sdc_address *)sdci_lay(
+        layout, in->tagged_addresses, in->num_tagged_addresses * sizeof in->tagged_addresses[0]);
+    sdc_port *ports = (sdc_port *)sdci_lay(layout, in->ports, in->num_ports * sizeof in->ports[0]);
+
+    *out = *in;
+    const char **const texts[] = { &out->addr, &out->host, &out->socket_path, &out->id,
+                                   &out->service, &out->node, &out->datacenter, &out->ns,
+                                   &out->partition, &out->peer, &out->region, &out->zone };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        *texts[i] = sdci_lay_text(layout, *texts[i]);
+    }
+    for (size_t i = 0; i < in->num_tags; i++) {
+        const char *tag = sdci_lay_text(layout, in->tags[i]);
+        if (tags != NULL) {
+            tags[i] = tag;
+        }
+    }
+    for (size_t i = 0; i < in->num_meta; i++) {
+        sdci_lay_pair(layout, in->meta[i], meta != NULL ? &meta[i] : NULL);
+    }
+    sdci_lay_addresses(layout, in, addresses, ports);
+    out->tags = tags;
+    out->meta = meta;
+    out->tagged_addresses = addresses;
+    out->ports = ports;
+}
+
 /* -- What changed -- */
 
 /* A change with the memory that its arrays stand in. */
@@ -10161,6 +10292,12 @@ static sdci_subscriber *sdci_cache_subscriber(const sdc_cache *cache, size_t i)
 static size_t sdci_cache_num_subscribers(const sdc_cache *cache)
 {
     return cache->subscribers.len / sizeof(sdci_subscriber);
+}
+
+static sdc_cache *sdci_cache_retain(sdc_cache *cache)
+{
+    (void)sdci_atomic_add(&cache->holds, 1);
+    return cache;
 }
 
 static void sdci_cache_release(sdc_cache *cache)
@@ -14053,14 +14190,2183 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
     return SDC_OK;
 }
 
+/* ---- endpointer --------------------------------------- [sdc:endpointer] --
+   What the program makes of instances, and keeps while they live. Three things
+   are counted, each by those above it:
+
+     endpoint   what open made for one addr; closed when its count ends
+     upstream     one instance as it was at one time, in memory of its own, with
+                its endpoint; a changed instance is another upstream of the same
+     set        the upstreams of one moment, for everybody to read
+
+   Of the source it makes a list of upstreams, waiting ones included, and of that
+   the set of those that are open. Both change in one place, sdci_endpointer_run,
+   by one thread at a time: whoever brings news, or time, leaves it there and
+   does the work unless another thread is at it.
+
+      FOLLOWS --error--> FAILS --invalid_at_ms--> INVALID        CLOSED
+         ^                 |                         |             ^
+         '--- good news ---+-------------------------'     destroy, from any
+
+   ------------------------------------------------------------------------- */
+
+#define SDCI_OPEN_MIN_MS 100u       /* the pause after an open that failed, doubling to */
+#define SDCI_OPEN_MAX_MS 30000u
+#define SDCI_BEHIND_MS   100u       /* until what failed for want of memory is tried again */
+
+typedef struct sdci_endpoint {
+    sdc_endpointer *owner;          /* retained */
+    void *made;                     /* by open; the program's */
+    uint32_t holds;                 /* of upstreams; atomic */
+    uint32_t serial;                /* another one for each endpoint of the owner */
+    uint32_t num_failures;          /* of open */
+    bool is_open;                   /* set before anybody but the owner sees an upstream of it */
+    uint64_t due_ms;                /* of the next open, while it is not */
+} sdci_endpoint;
+
+typedef struct sdci_upstream {
+    sdci_endpoint *endpoint;        /* retained */
+    size_t size;                    /* of this and the texts behind it */
+    uint32_t holds;                 /* atomic */
+    uint32_t weight;                /* of all instances with this addr */
+    bool is_critical;               /* and so are they all */
+    sdc_instance instance;          /* one of them */
+} sdci_upstream;
+
+typedef struct sdci_set {
+    sdci_upstream **upstreams;          /* retained, sorted by addr */
+    size_t num;
+    size_t size;                    /* of the whole block; 0: part of an endpointer, never freed */
+    uint32_t holds;                 /* atomic */
+} sdci_set;
+
+/* Who hears of each new set: a balancer, of which this section knows no more. */
+typedef struct sdci_follower {
+    struct sdci_follower *next;     /* under the endpointer's lock, these two */
+    uint32_t told;                  /* the serial of the set that it was told of */
+    /* Takes over the current set. SDC_ERR_NOMEM: it is told again later. */
+    sdc_err (*follow)(struct sdci_follower *follower);
+    void (*retain)(struct sdci_follower *follower);
+    void (*release)(struct sdci_follower *follower);
+} sdci_follower;
+
+typedef enum sdci_endpointer_state {
+    SDCI_ENDPOINTER_FOLLOWS = 0,    /* the source is well, or silent so far */
+    SDCI_ENDPOINTER_FAILS,          /* its outage is bridged, until invalid_at_ms */
+    SDCI_ENDPOINTER_INVALID,        /* the outage has lasted too long: nothing is open */
+    SDCI_ENDPOINTER_CLOSED          /* destroyed; for ever */
+} sdci_endpointer_state;
+
+struct sdc_endpointer {
+    sdc_task task;                  /* first, so that the one is the other */
+    sdc_endpointer_desc desc;
+    sdc_cache *source;              /* retained until closed */
+    sdci_random random;             /* the working thread's, all down to `is_changed` */
+    sdci_set *list;                 /* all upstreams, waiting ones too; retained, or NULL */
+    const sdc_event *event;         /* that the list is to be made from; retained, or NULL */
+    uint64_t invalid_at_ms;
+    uint64_t behind_ms;             /* when to go on with what failed for want of memory */
+    sdci_endpointer_state state;
+    sdc_err outage;                 /* the error that the state is about */
+    uint32_t next_serial;
+    bool has_heard;                 /* an event, good or bad */
+    bool is_changed;                /* the set is not what the list says */
+    uint32_t gate;                  /* atomic: to the working thread's */
+    uint32_t holds;                 /* the program's, of endpoints and of followers; atomic */
+    uint32_t is_closing;            /* atomic */
+    uint32_t is_stepped;            /* atomic: timers are the task's */
+    uint32_t is_awaited;            /* atomic: timers are there, and nobody's */
+    bool is_stopped;                /* the stepping thread's */
+    sdci_set nothing;               /* the empty set: there is always memory for that one */
+    uint32_t lock;                  /* of all below */
+    const sdc_event *mail;          /* the newest one that nobody has looked at; or NULL */
+    sdci_set *set;                  /* retained */
+    sdc_err set_err;                /* why it is empty, if it is */
+    uint32_t serial;                /* of the set */
+    sdci_follower *followers;
+    uint64_t due_ms;                /* the earliest timer */
+};
+
+static sdc_endpointer *sdci_endpointer_of(const sdc_task *task)
+{
+    return (sdc_endpointer *)(uintptr_t)task;
+}
+
+static const sdc_allocator *sdci_endpointer_allocator(const sdc_endpointer *e)
+{
+    return &e->task.client->allocator;
+}
+
+static void sdci_endpointer_log(const sdc_endpointer *e, sdc_log_level level, const char *addr,
+                                const char *key, const char *value)
+{
+    sdc_kv fields[3];
+
+    fields[0] = sdci_kv("event", "endpointer");
+    fields[1] = sdci_kv("addr", addr);
+    fields[2] = sdci_kv(key, value);
+    sdci_log(e->task.client, level, fields, 3);
+}
+
+/* -- Counting -- */
+
+static sdc_endpointer *sdci_endpointer_retain(sdc_endpointer *e)
+{
+    (void)sdci_atomic_add(&e->holds, 1);
+    return e;
+}
+
+static void sdci_endpointer_release_hold(sdc_endpointer *e)
+{
+    if (sdci_atomic_sub(&e->holds, 1) != 0) {
+        return;
+    }
+    sdc_client *client = sdci_client_retain(e->task.client);
+    sdci_task_deinit(&e->task);
+    sdci_free(&client->allocator, e, sizeof *e);
+    sdci_client_release(client);
+}
+
+static sdci_endpoint *sdci_endpoint_retain(sdci_endpoint *endpoint)
+{
+    (void)sdci_atomic_add(&endpoint->holds, 1);
+    return endpoint;
+}
+
+static void sdci_endpoint_release(sdci_endpoint *endpoint)
+{
+    sdc_endpointer *e = endpoint->owner;
+
+    if (sdci_atomic_sub(&endpoint->holds, 1) != 0) {
+        return;
+    }
+    if (endpoint->is_open && e->desc.close != NULL) {
+        e->desc.close(e->desc.user, endpoint->made);
+    }
+    sdci_free(sdci_endpointer_allocator(e), endpoint, sizeof *endpoint);
+    sdci_endpointer_release_hold(e);
+}
+
+static sdci_upstream *sdci_upstream_retain(sdci_upstream *upstream)
+{
+    (void)sdci_atomic_add(&upstream->holds, 1);
+    return upstream;
+}
+
+/* The texts go after the endpoint: close may look at what open was shown. */
+static void sdci_upstream_release(sdci_upstream *upstream)
+{
+    if (sdci_atomic_sub(&upstream->holds, 1) == 0) {
+        sdc_endpointer *e = sdci_endpointer_retain(upstream->endpoint->owner);
+        sdci_endpoint_release(upstream->endpoint);
+        sdci_free(sdci_endpointer_allocator(e), upstream, upstream->size);
+        sdci_endpointer_release_hold(e);
+    }
+}
+
+static sdci_set *sdci_set_new(const sdc_endpointer *e, size_t max)
+{
+    size_t size = sizeof(sdci_set) + max * sizeof(sdci_upstream *);
+    sdci_set *set = (sdci_set *)sdci_new(sdci_endpointer_allocator(e), size);
+
+    if (set != NULL) {
+        set->upstreams = (sdci_upstream **)(void *)(set + 1);
+        set->size = size;
+        set->holds = 1;
+    }
+    return set;
+}
+
+static sdci_set *sdci_set_retain(sdci_set *set)
+{
+    (void)sdci_atomic_add(&set->holds, 1);
+    return set;
+}
+
+/* May close endpoints: never under a lock. */
+static void sdci_set_release(sdc_endpointer *e, sdci_set *set)
+{
+    if (set != NULL && sdci_atomic_sub(&set->holds, 1) == 0 && set->size > 0) {
+        for (size_t i = 0; i < set->num; i++) {
+            sdci_upstream_release(set->upstreams[i]);
+        }
+        sdci_free(sdci_endpointer_allocator(e), set, set->size);
+    }
+}
+
+static bool sdci_set_is_same(const sdci_set *a, const sdci_set *b)
+{
+    return a != NULL && a->num == b->num &&
+           (a->num == 0 || memcmp(a->upstreams, b->upstreams, a->num * sizeof *a->upstreams) == 0);
+}
+
+/* The current one, retained; where it is empty, *err is why. */
+static sdci_set *sdci_endpointer_set(sdc_endpointer *e, sdc_err *err, uint32_t *serial)
+{
+    sdci_lock(&e->lock);
+    sdci_set *set = sdci_set_retain(e->set);
+    *err = e->set_err;
+    *serial = e->serial;
+    sdci_unlock(&e->lock);
+    return set;
+}
+
+/* -- From instances to upstreams -- */
+
+/* Instances with one addr, which stand side by side in an event, as one. */
+typedef struct sdci_group {
+    const sdc_instance *shown;      /* the first that is not critical, or the first */
+    size_t end;                     /* where the next group begins */
+    uint32_t weight;
+    bool is_critical;
+} sdci_group;
+
+static bool sdci_is_critical(const sdc_instance *instance)
+{
+    return instance->status == SDC_STATUS_CRITICAL || instance->status == SDC_STATUS_MAINTENANCE;
+}
+
+static void sdci_group_add(sdci_group *group, const sdc_instance *instance)
+{
+    bool is_critical = sdci_is_critical(instance);
+
+    if (group->is_critical && !is_critical) {
+        group->shown = instance;
+        group->is_critical = false;
+    }
+    if (!is_critical) {
+        group->weight = (uint32_t)sdci_min((uint64_t)group->weight + instance->weight, UINT32_MAX);
+    }
+}
+
+/* An entry that is listed twice counts once: Consul has it twice where two of its servers do not
+   agree for a moment. */
+static sdci_group sdci_group_at(const sdc_event *event, size_t from)
+{
+    const sdc_instance *first = &event->instances[from];
+    sdci_group group;
+
+    group.shown = first;
+    group.end = from;
+    group.weight = 0;
+    group.is_critical = true;
+    do {
+        const sdc_instance *instance = &event->instances[group.end];
+        if (group.end == from || sdci_compare_identity(instance, instance - 1) != 0) {
+            sdci_group_add(&group, instance);
+        }
+        group.end++;
+    } while (group.end < event->num_instances &&
+             strcmp(event->instances[group.end].addr, first->addr) == 0);
+    return group;
+}
+
+static bool sdci_upstream_is(const sdci_upstream *upstream, const sdci_group *group)
+{
+    return upstream->weight == group->weight && upstream->is_critical == group->is_critical &&
+           sdci_same_instance(&upstream->instance, group->shown);
+}
+
+/* Takes over the caller's hold on the endpoint, also when it fails. */
+static sdci_upstream *sdci_upstream_new(const sdc_endpointer *e, sdci_endpoint *endpoint,
+                                    const sdci_group *group)
+{
+    sdci_layout layout = { NULL, sizeof(sdci_upstream) };
+    sdc_instance counted;
+
+    sdci_lay_instance(&layout, group->shown, &counted);
+    sdci_upstream *upstream = (sdci_upstream *)sdci_new(sdci_endpointer_allocator(e), layout.at);
+    if (upstream == NULL) {
+        sdci_endpoint_release(endpoint);
+        return NULL;
+    }
+    upstream->endpoint = endpoint;
+    upstream->size = layout.at;
+    upstream->holds = 1;
+    upstream->weight = group->weight;
+    upstream->is_critical = group->is_critical;
+    layout.block = (char *)upstream;
+    layout.at = sizeof *upstream;
+    sdci_lay_instance(&layout, group->shown, &upstream->instance);
+    return upstream;
+}
+
+static sdci_endpoint *sdci_endpoint_new(sdc_endpointer *e)
+{
+    sdci_endpoint *endpoint = (sdci_endpoint *)sdci_new(sdci_endpointer_allocator(e),
+                                                        sizeof *endpoint);
+
+    if (endpoint != NULL) {
+        endpoint->owner = sdci_endpointer_retain(e);
+        endpoint->holds = 1;
+        endpoint->serial = ++e->next_serial;
+    }
+    return endpoint;
+}
+
+/* The upstream for a group; `known` is that of the list with the same addr, or NULL. */
+static sdci_upstream *sdci_endpointer_upstream(sdc_endpointer *e, sdci_upstream *known,
+                                           const sdci_group *group)
+{
+    if (known != NULL && sdci_upstream_is(known, group)) {
+        return sdci_upstream_retain(known);
+    }
+    sdci_endpoint *endpoint = known != NULL ? sdci_endpoint_retain(known->endpoint)
+                                            : sdci_endpoint_new(e);
+    return endpoint != NULL ? sdci_upstream_new(e, endpoint, group) : NULL;
+}
+
+/* The list for an event: both are sorted by addr, so one walk along both finds what stays. NULL:
+   no memory. */
+static sdci_set *sdci_endpointer_new_list(sdc_endpointer *e, const sdc_event *event)
+{
+    sdci_set *list = sdci_set_new(e, event->num_instances);
+    size_t k = 0;
+
+    for (size_t i = 0; list != NULL && i < event->num_instances;) {
+        sdci_group group = sdci_group_at(event, i);
+        int order = -1;
+        while (e->list != NULL && k < e->list->num && order < 0) {
+            order = strcmp(e->list->upstreams[k]->instance.addr, group.shown->addr);
+            k += order < 0 ? 1 : 0;
+        }
+        sdci_upstream *known = order == 0 ? e->list->upstreams[k] : NULL;
+        sdci_upstream *upstream = sdci_endpointer_upstream(e, known, &group);
+        if (upstream == NULL) {
+            sdci_set_release(e, list);
+            return NULL;
+        }
+        list->upstreams[list->num++] = upstream;
+        i = group.end;
+    }
+    return list;
+}
+
+/* -- Opening -- */
+
+static bool sdci_endpointer_is_closing(const sdc_endpointer *e)
+{
+    return sdci_atomic_get(&e->is_closing) != 0;
+}
+
+static void sdci_endpointer_open_failed(sdc_endpointer *e, const sdci_upstream *upstream,
+                                        sdc_err err)
+{
+    sdci_endpoint *endpoint = upstream->endpoint;
+    uint64_t span_ms = SDCI_OPEN_MIN_MS;
+
+    for (uint32_t i = 0; i < endpoint->num_failures && span_ms < SDCI_OPEN_MAX_MS; i++) {
+        span_ms *= 2;
+    }
+    span_ms = sdci_min(span_ms, SDCI_OPEN_MAX_MS);
+    endpoint->num_failures++;
+    endpoint->due_ms = sdc_client_now_ms(e->task.client) + span_ms -
+                       sdci_random_upto(&e->random, span_ms / 4);
+    sdci_endpointer_log(e, SDC_LOG_WARN, upstream->instance.addr, "err", sdc_err_str(err));
+}
+
+static void sdci_endpointer_open(sdc_endpointer *e, sdci_upstream *upstream)
+{
+    sdci_endpoint *endpoint = upstream->endpoint;
+    void *made = NULL;
+    sdc_err err = e->desc.open(e->desc.user, &upstream->instance, &made);
+
+    if (err != SDC_OK) {
+        sdci_endpointer_open_failed(e, upstream, err);
+        return;
+    }
+    endpoint->made = made;
+    endpoint->is_open = true;
+    e->is_changed = true;
+    if (endpoint->num_failures > 0) {
+        sdci_endpointer_log(e, SDC_LOG_INFO, upstream->instance.addr, "action", "opened");
+    }
+}
+
+static void sdci_endpointer_open_due(sdc_endpointer *e, uint64_t now_ms)
+{
+    for (size_t i = 0; e->list != NULL && i < e->list->num; i++) {
+        sdci_upstream *upstream = e->list->upstreams[i];
+        if (!upstream->endpoint->is_open && upstream->endpoint->due_ms <= now_ms) {
+            sdci_endpointer_open(e, upstream);
+        }
+        if (sdci_endpointer_is_closing(e)) {
+            return;             /* by open itself: nothing is opened after that */
+        }
+    }
+}
+
+/* -- Telling -- */
+
+/* The upstreams of the list that are open. It is the list itself where all are. */
+static sdci_set *sdci_endpointer_open_set(sdc_endpointer *e)
+{
+    sdci_set *list = e->list;
+    size_t num_open = 0;
+
+    for (size_t i = 0; list != NULL && i < list->num; i++) {
+        num_open += list->upstreams[i]->endpoint->is_open ? 1 : 0;
+    }
+    if (num_open == 0 || num_open == list->num) {
+        return sdci_set_retain(num_open == 0 ? &e->nothing : list);
+    }
+    sdci_set *set = sdci_set_new(e, num_open);
+    for (size_t i = 0; set != NULL && set->num < num_open; i++) {
+        if (list->upstreams[i]->endpoint->is_open) {
+            set->upstreams[set->num++] = sdci_upstream_retain(list->upstreams[i]);
+        }
+    }
+    return set;
+}
+
+/* One that has not heard of the current set, retained; or NULL. */
+static sdci_follower *sdci_endpointer_untold(sdc_endpointer *e)
+{
+    sdci_lock(&e->lock);
+    sdci_follower *follower = e->followers;
+    while (follower != NULL && follower->told == e->serial) {
+        follower = follower->next;
+    }
+    if (follower != NULL) {
+        follower->told = e->serial;
+        follower->retain(follower);
+    }
+    sdci_unlock(&e->lock);
+    return follower;
+}
+
+/* SDC_ERR_NOMEM: some were not told. */
+static sdc_err sdci_endpointer_tell(sdc_endpointer *e)
+{
+    sdci_follower *follower;
+    sdc_err result = SDC_OK;
+
+    for (;;) {
+        follower = sdci_endpointer_untold(e);
+        if (follower == NULL) {
+            return result;
+        }
+        sdc_err err = follower->follow(follower);
+        follower->release(follower);
+        result = result == SDC_OK ? err : result;
+    }
+}
+
+/* Makes the list the set of everybody. What nobody needs any more is closed here, after the
+   followers have let go of it. */
+static sdc_err sdci_endpointer_publish(sdc_endpointer *e)
+{
+    sdci_set *set = sdci_endpointer_open_set(e);
+
+    if (set == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    sdci_lock(&e->lock);
+    sdci_set *old = e->set;
+    e->set = set;
+    e->set_err = e->state == SDCI_ENDPOINTER_INVALID ? e->outage : SDC_ERR_EMPTY;
+    e->serial++;
+    sdci_unlock(&e->lock);
+    sdc_err err = sdci_endpointer_tell(e);
+    sdci_set_release(e, old);
+    return err;
+}
+
+/* -- The machine -- */
+
+static void sdci_endpointer_enter(sdc_endpointer *e, sdci_endpointer_state state)
+{
+    if (state != SDCI_ENDPOINTER_FAILS) {
+        e->invalid_at_ms = SDCI_FOREVER;
+    }
+    e->is_changed = e->is_changed || state == SDCI_ENDPOINTER_INVALID ||
+                    state == SDCI_ENDPOINTER_CLOSED || e->state == SDCI_ENDPOINTER_INVALID;
+    e->state = state;
+}
+
+/* Nothing is to be open. */
+static void sdci_endpointer_drop_list(sdc_endpointer *e)
+{
+    sdci_set *list = e->list;
+
+    sdc_event_release(e->event);
+    e->event = NULL;
+    e->list = NULL;
+    sdci_set_release(e, list);
+}
+
+/* The outage began now, or before this endpointer came: then the event knows when. */
+static void sdci_endpointer_hear_error(sdc_endpointer *e, const sdc_event *event, uint64_t now_ms)
+{
+    if (e->state == SDCI_ENDPOINTER_FOLLOWS) {
+        uint64_t since_ms = e->has_heard ? now_ms : sdci_min(event->failing_since_ms, now_ms);
+        uint32_t after_ms = e->desc.invalidate_after_ms;
+        sdci_endpointer_enter(e, SDCI_ENDPOINTER_FAILS);
+        e->invalid_at_ms = sdci_after(since_ms, after_ms != 0 ? after_ms : SDC_NEVER);
+        e->outage = event->err;
+    }
+}
+
+/* Takes the mail: what is new of the source's health, and the instances to follow, which an error
+   leaves as they were. */
+static void sdci_endpointer_hear(sdc_endpointer *e, uint64_t now_ms)
+{
+    sdci_lock(&e->lock);
+    const sdc_event *event = e->mail;
+    e->mail = NULL;
+    sdci_unlock(&e->lock);
+    if (event == NULL) {
+        return;
+    }
+    if (event->err == SDC_OK && e->state != SDCI_ENDPOINTER_CLOSED) {
+        sdci_endpointer_enter(e, SDCI_ENDPOINTER_FOLLOWS);
+    } else if (event->err != SDC_AGAIN) {
+        sdci_endpointer_hear_error(e, event, now_ms);
+    }
+    e->has_heard = true;
+    sdc_event_release(e->event);
+    e->event = event;
+    e->behind_ms = 0;
+}
+
+static void sdci_endpointer_invalidate(sdc_endpointer *e)
+{
+    sdci_endpointer_log(e, SDC_LOG_WARN, "", "err", sdc_err_str(e->outage));
+    sdci_endpointer_enter(e, SDCI_ENDPOINTER_INVALID);
+    sdci_endpointer_drop_list(e);
+}
+
+/* The list for the newest event. */
+static sdc_err sdci_endpointer_follow(sdc_endpointer *e)
+{
+    sdci_set *list = sdci_endpointer_new_list(e, e->event);
+
+    if (list == NULL) {
+        return SDC_ERR_NOMEM;
+    }
+    sdci_set *old = e->list;
+    sdc_event_release(e->event);
+    e->event = NULL;
+    e->list = list;
+    e->is_changed = e->is_changed || !sdci_set_is_same(old, list);
+    sdci_set_release(e, old);
+    return SDC_OK;
+}
+
+/* The earliest of all timers. */
+static uint64_t sdci_endpointer_next_ms(const sdc_endpointer *e)
+{
+    uint64_t next_ms = sdci_min(e->invalid_at_ms, SDCI_FOREVER);
+
+    if (e->event != NULL || e->is_changed) {
+        next_ms = sdci_min(next_ms, e->behind_ms);
+    }
+    for (size_t i = 0; e->list != NULL && i < e->list->num; i++) {
+        const sdci_endpoint *endpoint = e->list->upstreams[i]->endpoint;
+        next_ms = endpoint->is_open ? next_ms : sdci_min(next_ms, endpoint->due_ms);
+    }
+    return e->state == SDCI_ENDPOINTER_CLOSED ? SDCI_FOREVER : next_ms;
+}
+
+/* True: the earliest timer is nearer than before. */
+static bool sdci_endpointer_arm(sdc_endpointer *e)
+{
+    uint64_t next_ms = sdci_endpointer_next_ms(e);
+    bool has_timers = next_ms != SDCI_FOREVER;
+
+    sdci_lock(&e->lock);
+    bool is_nearer = next_ms < e->due_ms;
+    e->due_ms = next_ms;
+    sdci_unlock(&e->lock);
+    sdci_atomic_set(&e->is_awaited, has_timers && sdci_atomic_get(&e->is_stepped) == 0 ? 1 : 0);
+    return is_nearer;
+}
+
+static void sdci_endpointer_work(sdc_endpointer *e)
+{
+    uint64_t now_ms = sdc_client_now_ms(e->task.client);
+    sdc_err err = SDC_OK;
+
+    sdci_endpointer_hear(e, now_ms);
+    if (sdci_endpointer_is_closing(e) && e->state != SDCI_ENDPOINTER_CLOSED) {
+        sdci_endpointer_enter(e, SDCI_ENDPOINTER_CLOSED);
+    }
+    if (e->invalid_at_ms <= now_ms) {
+        sdci_endpointer_invalidate(e);
+    }
+    if (e->state == SDCI_ENDPOINTER_INVALID || e->state == SDCI_ENDPOINTER_CLOSED) {
+        sdci_endpointer_drop_list(e);
+    } else if (e->event != NULL && e->behind_ms <= now_ms) {
+        err = sdci_endpointer_follow(e);
+    }
+    sdci_endpointer_open_due(e, now_ms);
+    if (sdci_endpointer_is_closing(e) && e->state != SDCI_ENDPOINTER_CLOSED) {
+        return;                 /* by open: who destroys it asks for another round */
+    }
+    if (err == SDC_OK && e->is_changed && e->behind_ms <= now_ms) {
+        e->is_changed = false;
+        err = sdci_endpointer_publish(e);
+    }
+    if (err != SDC_OK) {
+        e->is_changed = true;
+        e->behind_ms = now_ms + SDCI_BEHIND_MS;
+        sdci_endpointer_log(e, SDC_LOG_WARN, "", "err", sdc_err_str(err));
+    }
+}
+
+/* Does what is to be done, unless another thread is at it, or a caller of this one: they do it
+   then. */
+static void sdci_endpointer_run(sdc_endpointer *e, bool is_step)
+{
+    bool is_nearer = false;
+
+    sdci_endpointer_retain(e);          /* open may destroy it */
+    if (sdci_gate_enter(&e->gate)) {
+        uint32_t seen;
+        do {
+            seen = sdci_atomic_get(&e->gate);
+            sdci_endpointer_work(e);
+            is_nearer = sdci_endpointer_arm(e) || is_nearer;
+        } while (sdci_gate_again(&e->gate, seen));
+    }
+    if (is_nearer && !is_step && !sdci_endpointer_is_closing(e)) {
+        sdc_wake(&e->task);
+    }
+    sdci_endpointer_release_hold(e);
+}
+
+static uint64_t sdci_endpointer_due_ms(sdc_endpointer *e)
+{
+    sdci_lock(&e->lock);
+    uint64_t due_ms = e->due_ms;
+    sdci_unlock(&e->lock);
+    return due_ms;
+}
+
+/* Before a pick, for timers that no step looks after. */
+static void sdci_endpointer_look(sdc_endpointer *e)
+{
+    if (sdci_atomic_peek(&e->is_awaited) != 0 &&
+        sdci_endpointer_due_ms(e) <= sdc_client_now_ms(e->task.client)) {
+        sdci_endpointer_run(e, false);
+    }
+}
+
+static void sdci_endpointer_on_event(void *user, const sdc_event *event, const sdc_change *change)
+{
+    sdc_endpointer *e = (sdc_endpointer *)user;
+
+    (void)change;
+    sdc_event_retain(event);
+    sdci_lock(&e->lock);
+    const sdc_event *old = e->mail;
+    e->mail = event;
+    sdci_unlock(&e->lock);
+    sdc_event_release(old);
+    sdci_endpointer_run(e, false);
+}
+
+/* It hears of every set from now on; `told` is the serial of the one that it has. True: that is
+   the current one. */
+static bool sdci_endpointer_join(sdc_endpointer *e, sdci_follower *follower)
+{
+    sdci_lock(&e->lock);
+    follower->next = e->followers;
+    e->followers = follower;
+    bool is_current = follower->told == e->serial;
+    follower->told = e->serial;
+    sdci_unlock(&e->lock);
+    return is_current;
+}
+
+static void sdci_endpointer_leave(sdc_endpointer *e, const sdci_follower *follower)
+{
+    sdci_lock(&e->lock);
+    sdci_follower **at = &e->followers;
+    while (*at != follower) {
+        at = &(*at)->next;
+    }
+    *at = follower->next;
+    sdci_unlock(&e->lock);
+}
+
+/* -- The task -- */
+
+static sdc_err sdci_endpointer_advance(sdc_task *task, sdci_share *share)
+{
+    sdc_endpointer *e = sdci_endpointer_of(task);
+
+    (void)share;
+    e->is_stopped = sdci_task_is_stopping(task);
+    sdci_atomic_set(&e->is_stepped, e->is_stopped ? 0 : 1);
+    sdci_atomic_set(&e->is_awaited, e->is_stopped ? 1 : 0);
+    if (e->is_stopped) {
+        return SDC_STOPPED;
+    }
+    if (sdci_endpointer_due_ms(e) <= task->now_ms) {
+        sdci_endpointer_run(e, true);
+    }
+    return SDC_AGAIN;
+}
+
+static uint64_t sdci_endpointer_deadline(const sdc_task *task)
+{
+    sdc_endpointer *e = sdci_endpointer_of(task);
+
+    if (sdci_task_is_stopping(task)) {
+        return e->is_stopped ? SDCI_FOREVER : 0;
+    }
+    return sdci_endpointer_due_ms(e);
+}
+
+static void sdci_endpointer_release(sdc_task *task)
+{
+    sdc_endpointer *e = sdci_endpointer_of(task);
+    sdc_cache *source = e->source;
+
+    e->source = NULL;
+    sdc_cache_unsubscribe(source, sdci_endpointer_on_event, e);
+    sdci_cache_release(source);
+    sdci_endpointer_run(e, true);
+    sdci_endpointer_release_hold(e);
+}
+
+static const sdci_task_ops sdci_endpointer_ops = {
+    sdci_endpointer_advance, sdci_endpointer_deadline, sdci_endpointer_release
+};
+
+/* -- Create, destroy, walk -- */
+
+static sdc_endpointer *sdci_endpointer_new(sdc_cache *source, const sdc_endpointer_desc *desc,
+                                           sdc_client *client)
+{
+    sdc_endpointer *e = (sdc_endpointer *)sdci_new(&client->allocator, sizeof *e);
+
+    if (e == NULL) {
+        return NULL;
+    }
+    sdci_task_init(&e->task, client, &sdci_endpointer_ops);
+    e->desc = *desc;
+    e->source = sdci_cache_retain(source);
+    e->random.state = sdci_random_next(&e->task.random);
+    e->invalid_at_ms = SDCI_FOREVER;
+    e->due_ms = SDCI_FOREVER;
+    e->holds = 1;
+    e->nothing.holds = 1;
+    e->set = sdci_set_retain(&e->nothing);
+    e->set_err = SDC_ERR_EMPTY;
+    return e;
+}
+
+sdc_err sdc_endpointer_create(sdc_cache *source, const sdc_endpointer_desc *desc,
+                              sdc_client *client, sdc_endpointer **out, sdc_error *error)
+{
+    *out = NULL;
+    sdci_error_clear(error);
+    if (source == NULL || client == NULL || desc == NULL || desc->open == NULL) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s is missing",
+                         source == NULL ? "source" : client == NULL ? "client"
+                         : desc == NULL ? "desc" : "open");
+    }
+    sdc_endpointer *e = sdci_endpointer_new(source, desc, client);
+    if (e == NULL) {
+        return sdci_fail_plain(error, SDC_ERR_NOMEM);
+    }
+    sdc_err err = sdc_cache_subscribe(source, sdci_endpointer_on_event, e);
+    if (err != SDC_OK) {
+        sdc_endpointer_destroy(e);
+        return sdci_fail_plain(error, err);
+    }
+    *out = e;
+    return SDC_OK;
+}
+
+void sdc_endpointer_destroy(sdc_endpointer *endpointer)
+{
+    if (endpointer != NULL) {
+        sdci_atomic_set(&endpointer->is_closing, 1);    /* at once, also from inside a step */
+        sdci_task_destroy(&endpointer->task);
+    }
+}
+
+sdc_task *sdc_endpointer_task(sdc_endpointer *endpointer)
+{
+    return &endpointer->task;
+}
+
+sdc_err sdc_endpointer_each(sdc_endpointer *endpointer, sdc_endpoint_fn fn, void *user)
+{
+    uint32_t serial;
+    sdc_err ignored;
+    sdc_err err = SDC_OK;
+
+    sdci_endpointer_retain(endpointer);         /* fn may destroy it */
+    sdci_endpointer_look(endpointer);
+    sdci_set *set = sdci_endpointer_set(endpointer, &ignored, &serial);
+    for (size_t i = 0; i < set->num && err == SDC_OK; i++) {
+        const sdci_upstream *upstream = set->upstreams[i];
+        err = fn(user, upstream->endpoint->made, &upstream->instance);
+    }
+    sdci_set_release(endpointer, set);
+    sdci_endpointer_release_hold(endpointer);
+    return err;
+}
+
+/* ---- balancer ------------------------------------------- [sdc:balancer] --
+   Which endpoint a call goes to. What takes thought is done when the list
+   changes, in a plan: for each group of instances an array in which a pick is
+   a position. Policies differ in how the array is filled and how it is drawn
+   from:
+
+     round robin     each once               the next one
+     random          each once               any
+     weighted        smooth, by weight       the next one
+     least loaded    each once               the better of any two
+     hashed          a table (Maglev)        any, by the numbers of the key
+
+   What changes between two lists (who is ejected, or young) is marks that a
+   pick passes over.
+
+   Picking threads do not meet: each goes to a shard, which has positions,
+   random numbers and counts of its own. How often a seat of the plan is picked
+   is the sum over all shards; when the next plan comes that sum is added to the
+   seat's own count. The plan's hold on a seat is so large that this count does
+   not end before, so it does not matter where the end of a pick is counted: in
+   any shard, or in the seat.
+   ------------------------------------------------------------------------- */
+
+#define SDCI_SHARDS      16u
+#define SDCI_PLAN_HOLDS  0x40000000u
+#define SDCI_ORDER_MAX   65536u     /* weights are scaled so that they sum up to no more */
+#define SDCI_TABLE       65537u     /* a prime (Maglev, 3.4) */
+#define SDCI_DRAWS       16u        /* that meet a mark, before the list is searched */
+#define SDCI_ROUTE_AWAY  65536u     /* all calls go to other zones; less is a share of them */
+#define SDCI_ROUTE_ALL   65537u
+#define SDCI_EJECT_TIMES 10u
+#define SDCI_EJECTED     1u
+#define SDCI_YOUNG       2u
+
+/* The groups of a plan, each of which has an order. */
+enum { SDCI_HOME = 0, SDCI_AWAY, SDCI_ALL, SDCI_GROUPS };
+
+#define SDCI_IN(group)  (1u << (group))
+#define SDCI_IS_HEALTHY (1u << SDCI_GROUPS)    /* beside the groups, whatever a subset leaves */
+
+/* What a balancer remembers of an endpoint, whichever instance stands for it. */
+typedef struct sdci_record {
+    uint32_t in_flight;             /* atomic, down to `marks`; with least loaded alone */
+    uint32_t weight;
+    uint32_t num_failed;            /* picks in a row */
+    uint32_t marks;                 /* changed under the balancer's lock, as all below is */
+    uint64_t born_ms;
+    uint64_t until_ms;              /* when an ejection ends, or ended */
+    uint32_t times;                 /* how long the next ejection will be, less one */
+    bool is_listed, is_home, is_healthy;
+    uint32_t plan;                  /* the newest that it is in; the planning thread's */
+    uint32_t holds;                 /* of seats; atomic */
+} sdci_record;
+
+/* A upstream that is, or was, in a plan; its picks hold it. */
+typedef struct sdci_seat {
+    sdci_upstream *upstream;            /* retained */
+    sdci_record *record;            /* retained */
+    uint32_t holds;                 /* atomic: SDCI_PLAN_HOLDS, and picks handed over */
+    uint32_t place;                 /* atomic: where it is in the newest plan */
+} sdci_seat;
+
+/* All that a pick has to read of a seat. */
+typedef struct sdci_choice {
+    sdci_seat *seat;
+    sdci_record *record;
+    void *endpoint;
+    const sdc_instance *instance;
+} sdci_choice;
+
+typedef struct sdci_order {
+    uint32_t *at;                   /* places of choices */
+    size_t num;
+} sdci_order;
+
+typedef struct sdci_plan {
+    sdci_choice *choices;           /* one for each upstream, in the order of addr */
+    uint32_t num;
+    uint32_t num_healthy;
+    sdci_order orders[SDCI_GROUPS];
+    uint8_t *groups;                /* of each choice: SDCI_IN of groups, SDCI_IS_HEALTHY */
+    uint32_t *out;                  /* picks of each choice, in each shard */
+    size_t stride;                  /* from one shard's to the next one's */
+    size_t size;                    /* of the whole block, but for the orders */
+} sdci_plan;
+
+/* What a picking thread works with; as long as two lines of cache, so that two shards never have
+   one in common. */
+typedef struct sdci_shard {
+    uint32_t lock;
+    uint32_t positions[SDCI_GROUPS];
+    sdci_random random;             /* state 0: nobody has been here yet */
+    const sdci_plan *plan;
+    uint32_t *out;                  /* of the plan, this shard's */
+    sdc_err err;                    /* where the plan is empty */
+    char unused[128 - 5 * sizeof(uint32_t) - 2 * sizeof(uint64_t) - 2 * sizeof(void *)];
+} sdci_shard;
+
+/* How many of the list are what. */
+typedef struct sdci_tally {
+    uint32_t listed, usable, home, usable_home, ejected;
+} sdci_tally;
+
+/* What retries may cost. */
+typedef struct sdci_budget {
+    uint64_t at_ms;                 /* up to when the free ones have been counted */
+    uint32_t free_tries;
+    uint32_t earned;                /* hundredths of a try */
+} sdci_budget;
+
+struct sdc_balancer {
+    sdci_follower follower;         /* first, so that the one is the other */
+    sdc_endpointer *endpointer;     /* retained */
+    sdc_balancer_desc desc;         /* with all defaults resolved */
+    uint64_t seed;                  /* of what is random */
+    char *zone, *zone_meta;         /* own, or NULL */
+    uint32_t holds;                 /* the program's and the endpointer's; atomic */
+    uint32_t gate;                  /* atomic: to the planning thread's */
+    uint32_t num_plans;             /* the planning thread's, down to `nothing` */
+    sdci_plan *plan;                /* the newest */
+    sdci_plan nothing;              /* the empty one: there is always memory for that */
+    uint32_t route;                 /* atomic: where picks go, by the tally */
+    uint32_t num_marks;             /* atomic: picks need the time while there are some */
+    uint32_t num_started;           /* atomic: shards that somebody has used */
+    uint32_t lock;                  /* of all below but the shards */
+    sdci_tally tally;
+    sdci_random random;
+    sdci_budget budget;
+    sdci_shard shards[SDCI_SHARDS];
+};
+
+static sdc_balancer *sdci_balancer_of(sdci_follower *follower)
+{
+    return (sdc_balancer *)(void *)follower;
+}
+
+static const sdc_client *sdci_balancer_client(const sdc_balancer *b)
+{
+    return b->endpointer->task.client;
+}
+
+static const sdc_allocator *sdci_balancer_allocator(const sdc_balancer *b)
+{
+    return &sdci_balancer_client(b)->allocator;
+}
+
+static void sdci_balancer_log(const sdc_balancer *b, sdc_log_level level,
+                              const sdc_instance *instance, const char *action)
+{
+    sdc_kv fields[3];
+
+    fields[0] = sdci_kv("event", "balancer");
+    fields[1] = sdci_kv("addr", instance->addr);
+    fields[2] = sdci_kv("action", action);
+    sdci_log(sdci_balancer_client(b), level, fields, 3);
+}
+
+/* -- Seats -- */
+
+static void sdci_record_release(const sdc_balancer *b, sdci_record *record)
+{
+    if (sdci_atomic_sub(&record->holds, 1) == 0) {
+        sdci_free(sdci_balancer_allocator(b), record, sizeof *record);
+    }
+}
+
+/* May close the endpoint: never under a lock. */
+static void sdci_seat_release(const sdc_balancer *b, sdci_seat *seat, uint32_t num_holds)
+{
+    if (sdci_atomic_sub(&seat->holds, num_holds) == 0) {
+        sdci_upstream_release(seat->upstream);
+        sdci_record_release(b, seat->record);
+        sdci_free(sdci_balancer_allocator(b), seat, sizeof *seat);
+    }
+}
+
+/* `record`: what is known of the endpoint, or NULL. */
+static sdci_seat *sdci_seat_new(const sdc_balancer *b, sdci_upstream *upstream, sdci_record *record)
+{
+    const sdc_allocator *allocator = sdci_balancer_allocator(b);
+    sdci_seat *seat = (sdci_seat *)sdci_new(allocator, sizeof *seat);
+
+    if (seat != NULL && record == NULL) {
+        record = (sdci_record *)sdci_new(allocator, sizeof *record);
+    }
+    if (seat == NULL || record == NULL) {
+        sdci_free(allocator, seat, sizeof *seat);
+        return NULL;
+    }
+    (void)sdci_atomic_add(&record->holds, 1);
+    seat->upstream = sdci_upstream_retain(upstream);
+    seat->record = record;
+    seat->holds = SDCI_PLAN_HOLDS;
+    return seat;
+}
+
+static bool sdci_plan_has(const sdci_plan *plan, const sdci_seat *seat)
+{
+    uint32_t place = sdci_atomic_peek(&seat->place);
+
+    return place < plan->num && plan->choices[place].seat == seat;
+}
+
+/* -- Orders: smooth by weight -- */
+
+static uint32_t sdci_gcd(uint32_t a, uint32_t b)
+{
+    while (b != 0) {
+        uint32_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* Weights, none of them 0, over their greatest common divisor, and scaled where their sum would be
+   too large for an order. Answers the sum. */
+static size_t sdci_reduce_weights(uint32_t *weights, size_t num)
+{
+    uint32_t divisor = 0;
+    uint64_t sum = 0;
+    uint64_t max = sdci_max(num, SDCI_ORDER_MAX);
+    uint64_t reduced = 0;
+
+    for (size_t i = 0; i < num; i++) {
+        divisor = sdci_gcd(weights[i], divisor);
+    }
+    for (size_t i = 0; i < num; i++) {
+        weights[i] /= divisor;
+        sum += weights[i];
+    }
+    for (size_t i = 0; i < num; i++) {
+        if (sum > max) {
+            weights[i] = (uint32_t)sdci_max(weights[i] * max / sum, 1);
+        }
+        reduced += weights[i];
+    }
+    return (size_t)reduced;
+}
+
+/* Those of one weight take turns, so that only one of them is looked at for each place of an
+   order. */
+typedef struct sdci_class {
+    int64_t value;                  /* of the one whose turn it is: its share of the places so far,
+                                       times their number, less those that it had */
+    uint32_t weight;
+    size_t start, num, next;        /* in the array of all, by class */
+} sdci_class;
+
+static sdci_class *sdci_class_at(const sdci_buf *classes, size_t i)
+{
+    return (sdci_class *)(void *)classes->ptr + i;
+}
+
+static size_t sdci_num_classes(const sdci_buf *classes)
+{
+    return classes->len / sizeof(sdci_class);
+}
+
+/* Which class a weight is of; a new one if need be. */
+static size_t sdci_class_of(sdci_buf *classes, uint32_t weight)
+{
+    size_t i = 0;
+
+    while (i < sdci_num_classes(classes) && sdci_class_at(classes, i)->weight != weight) {
+        i++;
+    }
+    if (i == sdci_num_classes(classes)) {
+        sdci_class added;
+        memset(&added, 0, sizeof added);
+        added.weight = weight;
+        sdci_put(classes, &added, sizeof added);
+    }
+    return i;
+}
+
+/* Sorts 0 to num - 1 by class into `grouped`. */
+static void sdci_classify(sdci_buf *classes, const uint32_t *weights, uint32_t *grouped, size_t num)
+{
+    size_t start = 0;
+
+    for (size_t i = 0; i < num && classes->err == SDC_OK; i++) {
+        size_t which = sdci_class_of(classes, weights[i]);
+        if (classes->err == SDC_OK) {
+            sdci_class_at(classes, which)->num++;
+        }
+    }
+    for (size_t c = 0; c < sdci_num_classes(classes); c++) {
+        sdci_class_at(classes, c)->start = start;
+        start += sdci_class_at(classes, c)->num;
+    }
+    for (size_t i = 0; i < num && classes->err == SDC_OK; i++) {
+        sdci_class *of = sdci_class_at(classes, sdci_class_of(classes, weights[i]));
+        grouped[of->start + of->next++] = (uint32_t)i;
+    }
+    for (size_t c = 0; c < sdci_num_classes(classes); c++) {
+        sdci_class_at(classes, c)->next = 0;
+    }
+}
+
+/* One place of a smooth order: whoever is furthest behind its share, the first of several. */
+static uint32_t sdci_smooth_next(const sdci_buf *classes, const uint32_t *grouped, size_t sum)
+{
+    sdci_class *best = NULL;
+
+    for (size_t c = 0; c < sdci_num_classes(classes); c++) {
+        sdci_class *of = sdci_class_at(classes, c);
+        of->value += of->weight;
+        if (best == NULL || of->value > best->value ||
+            (of->value == best->value &&
+             grouped[of->start + of->next] < grouped[best->start + best->next])) {
+            best = of;
+        }
+    }
+    uint32_t taken = grouped[best->start + best->next];
+    best->next++;
+    if (best->next == best->num) {      /* each of them has had one more */
+        best->next = 0;
+        best->value -= (int64_t)sum;
+    }
+    return taken;
+}
+
+/* Numbers from 0 to num - 1, each as often as its reduced weight says and as evenly as that goes.
+   `grouped` is room for as many. */
+static bool sdci_smooth(const sdc_allocator *allocator, const uint32_t *weights, uint32_t *grouped,
+                        size_t num, uint32_t *into, size_t sum)
+{
+    sdci_buf classes;
+
+    sdci_buf_init(&classes, allocator, SIZE_MAX / 2);
+    sdci_classify(&classes, weights, grouped, num);
+    bool is_done = classes.err == SDC_OK;
+    for (size_t i = 0; i < sum && is_done; i++) {
+        into[i] = sdci_smooth_next(&classes, grouped, sum);
+    }
+    sdci_buf_deinit(&classes);
+    return is_done;
+}
+
+/* -- Orders: a table for keys -- */
+
+/* Where an upstream stands in its own permutation of the table's slots. */
+typedef struct sdci_walk {
+    uint32_t slot, skip;
+} sdci_walk;
+
+static sdci_walk sdci_walk_of(const char *addr, uint64_t seed)
+{
+    uint64_t hash = sdci_hash(addr, strlen(addr), seed);
+    sdci_walk walk;
+
+    walk.slot = (uint32_t)(hash >> 32) % SDCI_TABLE;
+    walk.skip = (uint32_t)hash % (SDCI_TABLE - 1) + 1;
+    return walk;
+}
+
+/* By turns, which follow the weights, each takes the next free slot of its permutation: then about
+   1/n of the slots change when one of n comes or goes (Maglev, 3.4). */
+static void sdci_fill_table(uint32_t *table, sdci_walk *walks, const uint32_t *turns,
+                            size_t num_turns)
+{
+    for (size_t i = 0; i < SDCI_TABLE; i++) {
+        table[i] = UINT32_MAX;
+    }
+    for (size_t i = 0; i < SDCI_TABLE; i++) {
+        uint32_t who = turns[i % num_turns];
+        sdci_walk *walk = &walks[who];
+        while (table[walk->slot] != UINT32_MAX) {
+            walk->slot = (walk->slot + walk->skip) % SDCI_TABLE;
+        }
+        table[walk->slot] = who;
+    }
+}
+
+/* -- Plans -- */
+
+/* The upstreams of one group while its order is made, and room to make it in. */
+typedef struct sdci_ranks {
+    const sdc_balancer *balancer;
+    const sdci_plan *plan;
+    uint32_t *places;               /* of the choices, rising */
+    uint32_t *weights;
+    uint32_t *grouped;
+    size_t num;
+    size_t size;                    /* of the three, one piece of memory */
+} sdci_ranks;
+
+static const sdci_upstream *sdci_plan_upstream(const sdci_plan *plan, size_t i)
+{
+    return plan->choices[i].seat->upstream;
+}
+
+static void sdci_order_free(const sdc_allocator *allocator, sdci_order *order)
+{
+    sdci_free(allocator, order->at, order->num * sizeof *order->at);
+    order->at = NULL;
+    order->num = 0;
+}
+
+static bool sdci_order_alloc(const sdc_allocator *allocator, sdci_order *order, size_t num)
+{
+    order->at = (uint32_t *)sdci_resize(allocator, NULL, 0, num * sizeof *order->at);
+    order->num = order->at != NULL ? num : 0;
+    return order->at != NULL;
+}
+
+static bool sdci_order_weighted(sdci_ranks *ranks, sdci_order *order)
+{
+    const sdc_allocator *allocator = sdci_balancer_allocator(ranks->balancer);
+    size_t sum = sdci_reduce_weights(ranks->weights, ranks->num);
+
+    return sdci_order_alloc(allocator, order, sum) &&
+           sdci_smooth(allocator, ranks->weights, ranks->grouped, ranks->num, order->at, sum);
+}
+
+static bool sdci_order_hashed(sdci_ranks *ranks, sdci_order *order)
+{
+    const sdc_allocator *allocator = sdci_balancer_allocator(ranks->balancer);
+    size_t size = ranks->num * sizeof(sdci_walk);
+    sdci_order turns = { NULL, 0 };
+    sdci_walk *walks = (sdci_walk *)sdci_resize(allocator, NULL, 0, size);
+    bool is_done = walks != NULL && sdci_order_weighted(ranks, &turns) &&
+                   sdci_order_alloc(allocator, order, SDCI_TABLE);
+
+    if (is_done) {
+        for (size_t i = 0; i < ranks->num; i++) {
+            const sdci_upstream *upstream = sdci_plan_upstream(ranks->plan, ranks->places[i]);
+            walks[i] = sdci_walk_of(upstream->instance.addr, ranks->balancer->desc.seed);
+        }
+        sdci_fill_table(order->at, walks, turns.at, turns.num);
+    }
+    sdci_order_free(allocator, &turns);
+    sdci_free(allocator, walks, size);
+    return is_done;
+}
+
+/* Fills an order with the upstreams of a group, by number; the number becomes a place at last. */
+static bool sdci_order_fill(sdci_ranks *ranks, sdci_order *order)
+{
+    bool is_done = true;
+
+    switch (ranks->balancer->desc.policy) {
+    case SDC_POLICY_WEIGHTED: is_done = sdci_order_weighted(ranks, order); break;
+    case SDC_POLICY_HASHED:   is_done = sdci_order_hashed(ranks, order);   break;
+    case SDC_POLICY_ROUND_ROBIN:
+    case SDC_POLICY_RANDOM:
+    case SDC_POLICY_LEAST_LOADED:
+        is_done = sdci_order_alloc(sdci_balancer_allocator(ranks->balancer), order, ranks->num);
+        for (size_t i = 0; i < order->num; i++) {
+            order->at[i] = (uint32_t)i;
+        }
+    }
+    for (size_t i = 0; i < order->num && is_done; i++) {
+        order->at[i] = ranks->places[order->at[i]];
+    }
+    return is_done;
+}
+
+static bool sdci_plan_order(const sdc_balancer *b, sdci_plan *plan, unsigned group)
+{
+    sdci_ranks ranks;
+
+    memset(&ranks, 0, sizeof ranks);
+    ranks.balancer = b;
+    ranks.plan = plan;
+    ranks.size = 3 * plan->num * sizeof *ranks.places;
+    ranks.places = (uint32_t *)sdci_resize(sdci_balancer_allocator(b), NULL, 0, ranks.size);
+    if (ranks.places == NULL) {
+        return false;
+    }
+    ranks.weights = ranks.places + plan->num;
+    ranks.grouped = ranks.weights + plan->num;
+    for (uint32_t i = 0; i < plan->num; i++) {
+        if ((plan->groups[i] & SDCI_IN(group)) != 0) {
+            ranks.places[ranks.num] = i;
+            ranks.weights[ranks.num] = (uint32_t)sdci_max(sdci_plan_upstream(plan, i)->weight, 1);
+            ranks.num++;
+        }
+    }
+    bool is_done = ranks.num == 0 || sdci_order_fill(&ranks, &plan->orders[group]);
+    sdci_free(sdci_balancer_allocator(b), ranks.places, ranks.size);
+    return is_done;
+}
+
+/* -- Plans: who is in which group -- */
+
+/* Those that Consul wants to have calls; where it gives a weight to none, those that are not
+   critical. */
+static bool sdci_plan_is_healthy(const sdci_plan *plan, uint32_t i, bool has_weights)
+{
+    const sdci_upstream *upstream = sdci_plan_upstream(plan, i);
+
+    return !upstream->is_critical && (upstream->weight > 0 || !has_weights);
+}
+
+static bool sdci_balancer_is_home(const sdc_balancer *b, const sdc_instance *instance)
+{
+    const char *zone = instance->zone;
+
+    if (b->zone == NULL) {
+        return true;
+    }
+    if (b->zone_meta != NULL) {
+        zone = "";
+        for (size_t i = 0; i < instance->num_meta; i++) {
+            const sdc_kv *pair = &instance->meta[i];
+            zone = strcmp(pair->key, b->zone_meta) == 0 ? pair->value : zone;
+        }
+    }
+    return strcmp(zone, b->zone) == 0;
+}
+
+static void sdci_plan_group(const sdc_balancer *b, sdci_plan *plan)
+{
+    bool has_weights = false;
+
+    for (uint32_t i = 0; i < plan->num; i++) {
+        const sdci_upstream *upstream = sdci_plan_upstream(plan, i);
+        has_weights = has_weights || (!upstream->is_critical && upstream->weight > 0);
+    }
+    for (uint32_t i = 0; i < plan->num; i++) {
+        bool is_healthy = sdci_plan_is_healthy(plan, i, has_weights);
+        bool is_home = sdci_balancer_is_home(b, &sdci_plan_upstream(plan, i)->instance);
+        plan->groups[i] = SDCI_IN(SDCI_ALL);
+        if (is_healthy) {
+            plan->groups[i] |= SDCI_IS_HEALTHY;
+            plan->groups[i] |= (uint8_t)SDCI_IN(is_home ? SDCI_HOME : SDCI_AWAY);
+            plan->num_healthy++;
+        }
+    }
+}
+
+/* The value that `keep` of the ranks are less than, found from its highest bit down. */
+static uint64_t sdci_rank_limit(const uint64_t *ranks, size_t num, size_t keep)
+{
+    uint64_t limit = 0;
+
+    for (unsigned bit = 64; bit > 0; bit--) {
+        uint64_t higher = limit | (uint64_t)1 << (bit - 1);
+        size_t num_less = 0;
+        for (size_t i = 0; i < num; i++) {
+            num_less += ranks[i] < higher ? 1 : 0;
+        }
+        limit = num_less <= keep ? higher : limit;
+    }
+    return limit;
+}
+
+/* Leaves as many in a group as this process uses: those whose addr ranks lowest by its seed, so
+   that another one comes in only where one of them has gone. */
+static bool sdci_plan_subset(const sdc_balancer *b, sdci_plan *plan, unsigned group)
+{
+    size_t size = plan->num * sizeof(uint64_t);
+    size_t num = 0;
+    uint64_t *ranks = (uint64_t *)sdci_resize(sdci_balancer_allocator(b), NULL, 0, size);
+
+    if (ranks == NULL) {
+        return false;
+    }
+    for (uint32_t i = 0; i < plan->num; i++) {
+        const char *addr = sdci_plan_upstream(plan, i)->instance.addr;
+        bool is_in = (plan->groups[i] & SDCI_IN(group)) != 0;
+        ranks[i] = is_in ? sdci_hash(addr, strlen(addr), b->seed) : UINT64_MAX;
+        num += is_in ? 1 : 0;
+    }
+    if (num > b->desc.subset_size) {
+        uint64_t limit = sdci_rank_limit(ranks, plan->num, b->desc.subset_size);
+        for (uint32_t i = 0; i < plan->num; i++) {
+            plan->groups[i] &= (uint8_t)~(ranks[i] < limit ? 0 : SDCI_IN(group));
+        }
+    }
+    sdci_free(sdci_balancer_allocator(b), ranks, size);
+    return true;
+}
+
+/* -- Plans: making one -- */
+
+/* Frees it with the seats that are in no other plan. */
+static void sdci_plan_free(sdc_balancer *b, sdci_plan *plan, const sdci_plan *other)
+{
+    const sdc_allocator *allocator = sdci_balancer_allocator(b);
+
+    for (uint32_t i = 0; i < plan->num; i++) {
+        sdci_seat *seat = plan->choices[i].seat;
+        if (!sdci_plan_has(other, seat)) {
+            sdci_seat_release(b, seat, SDCI_PLAN_HOLDS);
+        }
+    }
+    for (unsigned group = 0; group < SDCI_GROUPS; group++) {
+        sdci_order_free(allocator, &plan->orders[group]);
+    }
+    if (plan != &b->nothing) {
+        sdci_free(allocator, plan, plan->size);
+    }
+}
+
+/* Choices, counts and groups in one block, the counts of each shard in lines of cache of their
+   own. */
+static sdci_plan *sdci_plan_alloc(const sdc_balancer *b, size_t num)
+{
+    size_t stride = (num + 31) / 16 * 16;
+    size_t out_at = sizeof(sdci_plan) + num * sizeof(sdci_choice);
+    size_t groups_at = out_at + SDCI_SHARDS * stride * sizeof(uint32_t);
+    sdci_plan *plan = (sdci_plan *)sdci_new(sdci_balancer_allocator(b), groups_at + num);
+
+    if (plan != NULL) {
+        plan->size = groups_at + num;
+        plan->stride = stride;
+        plan->choices = (sdci_choice *)(void *)(plan + 1);
+        plan->out = (uint32_t *)(void *)((char *)plan + out_at);
+        plan->groups = (uint8_t *)plan + groups_at;
+    }
+    return plan;
+}
+
+/* The seat for an upstream; `known` is that of the newest plan with the same addr, or NULL. */
+static sdci_seat *sdci_plan_seat(const sdc_balancer *b, sdci_upstream *upstream, sdci_seat *known)
+{
+    if (known != NULL && known->upstream == upstream) {
+        return known;
+    }
+    bool is_kept = known != NULL && known->upstream->endpoint == upstream->endpoint;
+    return sdci_seat_new(b, upstream, is_kept ? known->record : NULL);
+}
+
+/* Both the set and the newest plan are sorted by addr. False: no memory. */
+static bool sdci_plan_seats(const sdc_balancer *b, sdci_plan *plan, const sdci_set *set)
+{
+    uint32_t k = 0;
+
+    for (size_t i = 0; i < set->num; i++) {
+        sdci_upstream *upstream = set->upstreams[i];
+        int order = -1;
+        while (k < b->plan->num && order < 0) {
+            order = strcmp(sdci_plan_upstream(b->plan, k)->instance.addr, upstream->instance.addr);
+            k += order < 0 ? 1 : 0;
+        }
+        sdci_seat *seat = sdci_plan_seat(b, upstream, order == 0 ? b->plan->choices[k].seat : NULL);
+        if (seat == NULL) {
+            return false;
+        }
+        sdci_choice *choice = &plan->choices[plan->num++];
+        choice->seat = seat;
+        choice->record = seat->record;
+        choice->endpoint = upstream->endpoint->made;
+        choice->instance = &upstream->instance;
+    }
+    return true;
+}
+
+/* NULL: no memory. */
+static sdci_plan *sdci_plan_new(sdc_balancer *b, const sdci_set *set)
+{
+    sdci_plan *plan = sdci_plan_alloc(b, set->num);
+
+    if (plan == NULL) {
+        return NULL;
+    }
+    bool is_done = sdci_plan_seats(b, plan, set);
+    if (is_done) {
+        sdci_plan_group(b, plan);
+    }
+    bool needs_all = b->desc.panic_percent > 0 || b->desc.eject_after > 0 || plan->num_healthy == 0;
+    for (unsigned group = 0; group < SDCI_GROUPS && is_done; group++) {
+        if (b->desc.subset_size > 0) {
+            is_done = sdci_plan_subset(b, plan, group);
+        }
+        if (is_done && (group != SDCI_ALL || needs_all)) {
+            is_done = sdci_plan_order(b, plan, group);
+        }
+    }
+    if (!is_done) {
+        sdci_plan_free(b, plan, b->plan);
+        return NULL;
+    }
+    return plan;
+}
+
+/* -- The tally, under the balancer's lock -- */
+
+static bool sdci_record_is(const sdci_record *record, uint32_t mark)
+{
+    return (sdci_atomic_peek(&record->marks) & mark) != 0;
+}
+
+static void sdci_record_mark(sdc_balancer *b, sdci_record *record, uint32_t mark, bool on)
+{
+    uint32_t marks = sdci_atomic_peek(&record->marks);
+
+    if (((marks & mark) != 0) != on) {
+        sdci_atomic_poke(&record->marks, marks ^ mark);
+        (void)sdci_atomic_add(&b->num_marks, on ? 1 : UINT32_MAX);
+    }
+}
+
+/* Into the tally or out of it: the latter before anything of the record changes, the former
+   after. */
+static void sdci_tally_count(sdci_tally *tally, const sdci_record *record, bool on)
+{
+    uint32_t one = record->is_listed ? on ? 1 : UINT32_MAX : 0;
+    bool is_ejected = sdci_record_is(record, SDCI_EJECTED);
+    bool is_usable = record->is_healthy && !is_ejected;
+
+    tally->listed += one;
+    tally->usable += is_usable ? one : 0;
+    tally->home += record->is_home ? one : 0;
+    tally->usable_home += is_usable && record->is_home ? one : 0;
+    tally->ejected += is_ejected ? one : 0;
+}
+
+/* Where picks go by the tally. */
+static uint32_t sdci_balancer_find_route(const sdc_balancer *b)
+{
+    const sdci_tally *tally = &b->tally;
+    uint64_t want = (uint64_t)tally->home * b->desc.zone_min_percent;
+    uint64_t have = (uint64_t)tally->usable_home * 100;
+
+    if (tally->usable == 0 ||
+        (uint64_t)tally->usable * 100 < (uint64_t)tally->listed * b->desc.panic_percent) {
+        return SDCI_ROUTE_ALL;
+    }
+    if (tally->usable_home == 0) {
+        return SDCI_ROUTE_AWAY;
+    }
+    return have >= want || tally->usable == tally->usable_home
+               ? 0 : (uint32_t)(SDCI_ROUTE_AWAY - SDCI_ROUTE_AWAY * have / want);
+}
+
+static void sdci_balancer_reroute(sdc_balancer *b)
+{
+    sdci_atomic_poke(&b->route, sdci_balancer_find_route(b));
+}
+
+/* -- Following -- */
+
+/* What a new plan says of a record. */
+static void sdci_balancer_note(sdc_balancer *b, const sdci_plan *plan, uint32_t i, uint64_t now_ms,
+                               bool is_late)
+{
+    sdci_record *record = plan->choices[i].record;
+    const sdci_upstream *upstream = sdci_plan_upstream(plan, i);
+    bool is_new = record->plan == 0;
+
+    record->plan = b->num_plans;
+    sdci_atomic_poke(&record->weight, (uint32_t)sdci_max(upstream->weight, 1));
+    sdci_lock(&b->lock);
+    sdci_tally_count(&b->tally, record, false);
+    record->is_listed = true;
+    record->is_home = sdci_balancer_is_home(b, &upstream->instance);
+    record->is_healthy = (plan->groups[i] & SDCI_IS_HEALTHY) != 0;
+    if (is_new && is_late && b->desc.slow_start_ms > 0) {
+        record->born_ms = now_ms;
+        sdci_record_mark(b, record, SDCI_YOUNG, true);
+    }
+    sdci_tally_count(&b->tally, record, true);
+    sdci_unlock(&b->lock);
+}
+
+/* Its endpoint is in the list no more. */
+static void sdci_balancer_forget(sdc_balancer *b, sdci_record *record)
+{
+    sdci_lock(&b->lock);
+    sdci_tally_count(&b->tally, record, false);
+    record->is_listed = false;
+    sdci_record_mark(b, record, SDCI_YOUNG, false);
+    sdci_record_mark(b, record, SDCI_EJECTED, false);
+    sdci_unlock(&b->lock);
+}
+
+/* Gives a plan to every shard. From then on nobody reads the old one, and what was picked by it is
+   counted in its seats. */
+static void sdci_balancer_switch(sdc_balancer *b, sdci_plan *plan, sdc_err err)
+{
+    const sdci_plan *old = b->plan;
+
+    for (unsigned s = 0; s < SDCI_SHARDS; s++) {
+        sdci_shard *shard = &b->shards[s];
+        sdci_lock(&shard->lock);
+        shard->plan = plan;
+        shard->out = plan->out + s * plan->stride;
+        shard->err = err;
+        sdci_unlock(&shard->lock);
+    }
+    b->plan = plan;
+    for (uint32_t i = 0; i < old->num; i++) {
+        uint32_t num_picks = 0;
+        for (unsigned s = 0; s < SDCI_SHARDS; s++) {
+            num_picks += old->out[s * old->stride + i];
+        }
+        (void)sdci_atomic_add(&old->choices[i].seat->holds, num_picks);
+    }
+}
+
+static void sdci_balancer_adopt(sdc_balancer *b, sdci_plan *plan, sdc_err err)
+{
+    sdci_plan *old = b->plan;
+    uint64_t now_ms = sdc_client_now_ms(sdci_balancer_client(b));
+
+    b->num_plans++;
+    for (uint32_t i = 0; i < plan->num; i++) {
+        sdci_atomic_poke(&plan->choices[i].seat->place, i);
+        sdci_balancer_note(b, plan, i, now_ms, old->num > 0);
+    }
+    for (uint32_t i = 0; i < old->num; i++) {
+        if (old->choices[i].record->plan != b->num_plans) {
+            sdci_balancer_forget(b, old->choices[i].record);
+        }
+    }
+    sdci_balancer_switch(b, plan, err);
+    sdci_lock(&b->lock);
+    sdci_balancer_reroute(b);
+    sdci_unlock(&b->lock);
+    if (old != plan) {
+        sdci_plan_free(b, old, plan);
+    }
+}
+
+static sdc_err sdci_balancer_update(sdc_balancer *b)
+{
+    sdc_err why;
+    uint32_t serial;
+    sdci_set *set = sdci_endpointer_set(b->endpointer, &why, &serial);
+    sdci_plan *plan = set->num > 0 ? sdci_plan_new(b, set) : &b->nothing;
+
+    if (plan != NULL) {
+        sdci_balancer_adopt(b, plan, why);
+    }
+    sdci_set_release(b->endpointer, set);
+    return plan != NULL ? SDC_OK : SDC_ERR_NOMEM;
+}
+
+/* Where another thread is at it, that one's update is this one's too; its error is as well. */
+static sdc_err sdci_balancer_follow(sdci_follower *follower)
+{
+    sdc_balancer *b = sdci_balancer_of(follower);
+    sdc_err err = SDC_OK;
+
+    if (sdci_gate_enter(&b->gate)) {
+        uint32_t seen;
+        do {
+            seen = sdci_atomic_get(&b->gate);
+            err = sdci_balancer_update(b);
+        } while (sdci_gate_again(&b->gate, seen));
+    }
+    return err;
+}
+
+/* -- Picking -- */
+
+/* What one pick asks for. */
+typedef struct sdci_wish {
+    sdci_random *random;            /* the shard's, or the key's own */
+    sdci_random key;
+    const uint32_t *tried;          /* serials of endpoints that are not wanted again */
+    size_t num_tried;
+    uint64_t now_ms;                /* only while there are marks */
+    const sdc_instance *back;       /* picked, and its ejection ended just now; or NULL */
+} sdci_wish;
+
+/* By thread, and not a number for each shard: those who stay away cost nothing. Nobody waits for a
+   thread that was put to sleep in a shard: the next one will do. */
+static sdci_shard *sdci_balancer_shard(sdc_balancer *b)
+{
+    size_t at = (size_t)(sdci_thread_number() >> 32);
+
+    for (size_t i = 0;; i++) {
+        sdci_shard *shard = &b->shards[(at + i) % SDCI_SHARDS];
+        if (sdci_try_lock(&shard->lock)) {
+            return shard;
+        }
+        if (i > 4 * SDCI_SHARDS) {
+            sched_yield();
+        }
+    }
+}
+
+/* Each shard begins at a place of its own; the first to be used always at the same one for a
+   seed. */
+static void sdci_shard_start(sdc_balancer *b, sdci_shard *shard)
+{
+    uint64_t nth = sdci_atomic_add(&b->num_started, 1);
+
+    shard->random.state = sdci_fold(b->seed ^ nth, 0x9E3779B97F4A7C15u) | 1;
+    for (unsigned group = 0; group < SDCI_GROUPS; group++) {
+        shard->positions[group] = (uint32_t)sdci_random_next(&shard->random);
+    }
+}
+
+static uint32_t sdci_draw_next(sdci_shard *shard, unsigned group, uint32_t num)
+{
+    uint32_t at = shard->positions[group];
+
+    at = at < num ? at : at % num;
+    shard->positions[group] = at + 1;
+    return at;
+}
+
+/* The better of two: fewer calls in flight, this one included, for its weight. */
+static uint32_t sdci_draw_better(const sdci_plan *plan, const sdci_order *order, uint32_t a,
+                                 uint32_t b)
+{
+    const sdci_record *x = plan->choices[order->at[a]].record;
+    const sdci_record *y = plan->choices[order->at[b]].record;
+    uint64_t load_x = (uint64_t)sdci_atomic_peek(&x->in_flight) + 1;
+    uint64_t load_y = (uint64_t)sdci_atomic_peek(&y->in_flight) + 1;
+
+    return load_x * sdci_atomic_peek(&y->weight) <= load_y * sdci_atomic_peek(&x->weight) ? a : b;
+}
+
+/* The place of a choice. */
+static SDCI_INLINE uint32_t sdci_draw(const sdc_balancer *b, sdci_shard *shard, unsigned group,
+                                      const sdci_wish *wish)
+{
+    const sdci_order *order = &shard->plan->orders[group];
+    uint32_t num = (uint32_t)order->num;
+    uint32_t at = 0;
+
+    switch (b->desc.policy) {
+    case SDC_POLICY_ROUND_ROBIN:
+    case SDC_POLICY_WEIGHTED:
+        at = sdci_draw_next(shard, group, num);
+        break;
+    case SDC_POLICY_LEAST_LOADED:
+        at = sdci_random_below(wish->random, num);
+        at = sdci_draw_better(shard->plan, order, at, sdci_random_below(wish->random, num));
+        break;
+    case SDC_POLICY_RANDOM:
+    case SDC_POLICY_HASHED:
+        at = sdci_random_below(wish->random, num);
+        break;
+    }
+    return order->at[at];
+}
+
+static unsigned sdci_balancer_group(const sdc_balancer *b, const sdci_plan *plan,
+                                    const sdci_wish *wish)
+{
+    uint32_t route = sdci_atomic_peek(&b->route);
+    unsigned group = SDCI_HOME;
+
+    if (route == SDCI_ROUTE_ALL) {
+        group = SDCI_ALL;
+    } else if (route > 0) {
+        group = sdci_random_next(wish->random) >> 48 < route ? SDCI_AWAY : SDCI_HOME;
+    }
+    while (plan->orders[group].num == 0) {      /* the route is for another plan already */
+        group = (group + 1) % SDCI_GROUPS;
+    }
+    return group;
+}
+
+/* An ejected one whose time is over comes back. */
+static bool sdci_record_is_back(sdc_balancer *b, sdci_record *record, uint64_t now_ms)
+{
+    if (now_ms < record->until_ms) {
+        return false;
+    }
+    sdci_tally_count(&b->tally, record, false);
+    sdci_record_mark(b, record, SDCI_EJECTED, false);
+    sdci_atomic_poke(&record->num_failed, 0);
+    sdci_tally_count(&b->tally, record, true);
+    sdci_balancer_reroute(b);
+    return true;
+}
+
+/* A young one is picked in proportion to its age. */
+static bool sdci_record_is_grown(sdc_balancer *b, sdci_record *record, const sdci_wish *wish)
+{
+    uint32_t span_ms = b->desc.slow_start_ms;
+    uint64_t age_ms = wish->now_ms - record->born_ms;
+
+    if (age_ms >= span_ms) {
+        sdci_record_mark(b, record, SDCI_YOUNG, false);
+        return true;
+    }
+    return sdci_random_below(wish->random, span_ms) < sdci_max(age_ms, span_ms / 10);
+}
+
+/* `takes`: marks that do not matter. */
+static bool sdci_balancer_accepts(sdc_balancer *b, const sdci_choice *choice, sdci_wish *wish,
+                                  uint32_t takes)
+{
+    sdci_record *record = choice->record;
+    uint32_t marks = sdci_atomic_peek(&record->marks) & ~takes;
+
+    for (size_t i = 0; i < wish->num_tried; i++) {
+        if (wish->tried[i] == choice->seat->upstream->endpoint->serial) {
+            return false;
+        }
+    }
+    if (marks == 0 || wish->now_ms == 0) {
+        return marks == 0;
+    }
+    bool was_ejected = (marks & SDCI_EJECTED) != 0;
+    sdci_lock(&b->lock);
+    bool is_taken = !was_ejected || sdci_record_is_back(b, record, wish->now_ms);
+    bool is_back = was_ejected && is_taken;
+    if (is_taken && (marks & SDCI_YOUNG) != 0) {
+        is_taken = sdci_record_is_grown(b, record, wish);
+    }
+    sdci_unlock(&b->lock);
+    wish->back = is_back && is_taken ? choice->instance : NULL;
+    return is_taken;
+}
+
+/* Along the whole plan, from anywhere: one of these groups that is accepted; else `otherwise`. */
+static uint32_t sdci_balancer_search(sdc_balancer *b, const sdci_plan *plan, sdci_wish *wish,
+                                     unsigned groups, uint32_t takes, uint32_t otherwise)
+{
+    uint32_t from = sdci_random_below(wish->random, plan->num);
+
+    for (uint32_t i = 0; i < plan->num; i++) {
+        uint32_t at = (from + i) % plan->num;
+        if ((plan->groups[at] & groups) != 0 &&
+            sdci_balancer_accepts(b, &plan->choices[at], wish, takes)) {
+            return at;
+        }
+    }
+    return otherwise;
+}
+
+/* When draws have met with marks, or endpoints that were tried, alone: one of the group, then of
+   any healthy ones, then one that is ejected, but not one that was tried while another is left. */
+static uint32_t sdci_balancer_seek(sdc_balancer *b, const sdci_plan *plan, sdci_wish *wish,
+                                   unsigned group, uint32_t drawn)
+{
+    unsigned own = SDCI_IN(group);
+    unsigned healthy = group == SDCI_ALL ? own : SDCI_IN(SDCI_HOME) | SDCI_IN(SDCI_AWAY);
+    uint32_t at = sdci_balancer_search(b, plan, wish, own, SDCI_YOUNG, UINT32_MAX);
+
+    if (at == UINT32_MAX) {
+        at = sdci_balancer_search(b, plan, wish, healthy, SDCI_YOUNG, UINT32_MAX);
+    }
+    if (at == UINT32_MAX) {
+        at = sdci_balancer_search(b, plan, wish, healthy, SDCI_YOUNG | SDCI_EJECTED, drawn);
+    }
+    return at;
+}
+
+static SDCI_NOINLINE uint32_t sdci_balancer_choose(sdc_balancer *b, sdci_shard *shard,
+                                                   sdci_wish *wish)
+{
+    const sdci_plan *plan = shard->plan;
+    unsigned group = sdci_balancer_group(b, plan, wish);
+    uint32_t takes = group == SDCI_ALL ? SDCI_EJECTED : 0;
+    uint32_t at = 0;
+
+    for (unsigned i = 0; i < SDCI_DRAWS; i++) {
+        at = sdci_draw(b, shard, group, wish);
+        if (sdci_balancer_accepts(b, &plan->choices[at], wish, takes)) {
+            return at;
+        }
+    }
+    return sdci_balancer_seek(b, plan, wish, group, at);
+}
+
+/* The plain pick, and the one that goes around marks and what was tried: without those they are the
+   same. */
+static SDCI_INLINE uint32_t sdci_balancer_pick(sdc_balancer *b, sdci_shard *shard, sdci_wish *wish)
+{
+    bool is_plain = wish->num_tried == 0 && sdci_atomic_peek(&b->num_marks) == 0 &&
+                    sdci_atomic_peek(&b->route) == 0 && shard->plan->orders[SDCI_HOME].num > 0;
+
+    return is_plain ? sdci_draw(b, shard, SDCI_HOME, wish) : sdci_balancer_choose(b, shard, wish);
+}
+
+static sdc_err sdci_balancer_take(sdc_balancer *b, sdci_wish *wish, sdc_pick *out)
+{
+    sdci_endpointer_look(b->endpointer);
+    if (sdci_atomic_peek(&b->num_marks) != 0) {
+        wish->now_ms = sdc_client_now_ms(sdci_balancer_client(b));
+    }
+    sdci_shard *shard = sdci_balancer_shard(b);
+    if (shard->plan->num == 0) {
+        sdc_err err = shard->err;
+        sdci_unlock(&shard->lock);
+        memset(out, 0, sizeof *out);
+        return err;
+    }
+    if (shard->random.state == 0) {
+        sdci_shard_start(b, shard);
+    }
+    wish->random = wish->random != NULL ? wish->random : &shard->random;
+    uint32_t at = sdci_balancer_pick(b, shard, wish);
+    const sdci_choice *choice = &shard->plan->choices[at];
+    shard->out[at]++;
+    if (b->desc.policy == SDC_POLICY_LEAST_LOADED) {
+        (void)sdci_atomic_add(&choice->record->in_flight, 1);
+    }
+    out->endpoint = choice->endpoint;
+    out->instance = choice->instance;
+    out->internal = choice->seat;
+    sdci_unlock(&shard->lock);
+    if (wish->back != NULL) {
+        sdci_balancer_log(b, SDC_LOG_INFO, wish->back, "back");
+    }
+    return SDC_OK;
+}
+
+/* A key is where a sequence of random numbers begins, which lead to the same places each time. */
+static void sdci_wish_init(sdci_wish *wish, const sdc_balancer *b, const char *hash_key)
+{
+    memset(wish, 0, sizeof *wish);
+    if (hash_key != NULL && b->desc.policy == SDC_POLICY_HASHED) {
+        wish->key.state = sdci_hash(hash_key, strlen(hash_key), b->desc.seed);
+        wish->random = &wish->key;
+    }
+}
+
+sdc_err sdc_balancer_next(sdc_balancer *balancer, const char *hash_key, sdc_pick *out)
+{
+    sdci_wish wish;
+
+    sdci_wish_init(&wish, balancer, hash_key);
+    return sdci_balancer_take(balancer, &wish, out);
+}
+
+/* -- Outcomes -- */
+
+/* How long the next ejection is: each eject_ms since the last one has taken one off. */
+static uint64_t sdci_record_sentence_ms(const sdc_balancer *b, sdci_record *record, uint64_t now_ms)
+{
+    uint64_t rest = record->until_ms != 0 ? (now_ms - sdci_min(record->until_ms, now_ms)) /
+                                            b->desc.eject_ms : 0;
+
+    record->times -= (uint32_t)sdci_min(rest, record->times);
+    record->times += record->times < SDCI_EJECT_TIMES ? 1 : 0;
+    return (uint64_t)record->times * b->desc.eject_ms;
+}
+
+/* True: it is left out from now on. */
+static bool sdci_balancer_try_eject(sdc_balancer *b, sdci_record *record, uint64_t now_ms)
+{
+    uint64_t num = (uint64_t)b->tally.ejected + 1;
+    bool has_room = num * 100 <= (uint64_t)b->tally.listed * b->desc.eject_max_percent ||
+                    (num == 1 && b->tally.listed > 1);
+
+    if (!record->is_listed || sdci_record_is(record, SDCI_EJECTED) || !has_room) {
+        return false;
+    }
+    sdci_tally_count(&b->tally, record, false);
+    record->until_ms = now_ms + sdci_record_sentence_ms(b, record, now_ms);
+    sdci_record_mark(b, record, SDCI_EJECTED, true);
+    sdci_tally_count(&b->tally, record, true);
+    sdci_balancer_reroute(b);
+    return true;
+}
+
+static void sdci_balancer_failed(sdc_balancer *b, const sdci_seat *seat)
+{
+    sdci_record *record = seat->record;
+
+    if (sdci_atomic_add(&record->num_failed, 1) < b->desc.eject_after) {
+        return;
+    }
+    uint64_t now_ms = sdc_client_now_ms(sdci_balancer_client(b));
+    sdci_lock(&b->lock);
+    bool is_ejected = sdci_balancer_try_eject(b, record, now_ms);
+    sdci_unlock(&b->lock);
+    if (is_ejected) {
+        sdci_balancer_log(b, SDC_LOG_WARN, &seat->upstream->instance, "ejected");
+    }
+}
+
+static void sdci_balancer_judge(sdc_balancer *b, const sdci_seat *seat, sdc_err outcome)
+{
+    if (outcome == SDC_OK && sdci_atomic_peek(&seat->record->num_failed) != 0) {
+        sdci_atomic_poke(&seat->record->num_failed, 0);
+    } else if (outcome != SDC_OK && outcome != SDC_AGAIN) {
+        sdci_balancer_failed(b, seat);
+    }
+}
+
+void sdc_balancer_done(sdc_balancer *balancer, sdc_pick *pick, sdc_err outcome)
+{
+    sdci_seat *seat = (sdci_seat *)pick->internal;
+
+    memset(pick, 0, sizeof *pick);
+    if (seat == NULL) {
+        return;
+    }
+    if (balancer->desc.policy == SDC_POLICY_LEAST_LOADED) {
+        (void)sdci_atomic_sub(&seat->record->in_flight, 1);
+    }
+    if (balancer->desc.eject_after != 0) {
+        sdci_balancer_judge(balancer, seat, outcome);
+    }
+    sdci_shard *shard = sdci_balancer_shard(balancer);
+    bool is_listed = sdci_plan_has(shard->plan, seat);
+    if (is_listed) {
+        shard->out[sdci_atomic_peek(&seat->place)]--;
+    }
+    sdci_unlock(&shard->lock);
+    if (!is_listed) {
+        sdci_seat_release(balancer, seat, 1);
+    }
+}
+
+/* -- Create and destroy -- */
+
+static sdc_err sdci_balancer_percent_valid(const char *field, uint32_t percent, sdc_error *error)
+{
+    return percent <= 100 ? SDC_OK : sdci_fail(error, SDC_ERR_ARG, "%s is over 100", field);
+}
+
+static sdc_err sdci_balancer_valid(const sdc_balancer_desc *desc, sdc_error *error)
+{
+    sdc_err err = SDC_OK;
+
+    if ((unsigned)desc->policy > SDC_POLICY_HASHED) {
+        return sdci_fail(error, SDC_ERR_ARG, "policy is none of sdc_policy");
+    }
+    if (sdci_is_empty(desc->zone) && (desc->zone_meta != NULL || desc->zone_min_percent != 0)) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s without zone",
+                         desc->zone_meta != NULL ? "zone_meta" : "zone_min_percent");
+    }
+    if (desc->eject_after == 0 && (desc->eject_ms != 0 || desc->eject_max_percent != 0)) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s without eject_after",
+                         desc->eject_ms != 0 ? "eject_ms" : "eject_max_percent");
+    }
+    if (desc->slow_start_ms == SDC_NEVER || desc->eject_ms == SDC_NEVER) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s cannot be for ever",
+                         desc->slow_start_ms == SDC_NEVER ? "slow_start_ms" : "eject_ms");
+    }
+    err = sdci_balancer_percent_valid("zone_min_percent", desc->zone_min_percent, error);
+    if (err == SDC_OK) {
+        err = sdci_balancer_percent_valid("panic_percent", desc->panic_percent, error);
+    }
+    if (err == SDC_OK) {
+        err = sdci_balancer_percent_valid("eject_max_percent", desc->eject_max_percent, error);
+    }
+    return err;
+}
+
+/* What the desc leaves open. */
+static bool sdci_balancer_configure(sdc_balancer *b, const sdc_balancer_desc *desc)
+{
+    const sdc_client *client = sdci_balancer_client(b);
+
+    b->desc = *desc;
+    b->desc.zone = NULL;
+    b->desc.zone_meta = NULL;
+    b->desc.zone_min_percent = sdci_or(desc->zone_min_percent, 70);
+    b->desc.eject_ms = sdci_or(desc->eject_ms, 30000);
+    b->desc.eject_max_percent = sdci_or(desc->eject_max_percent, 10);
+    b->desc.retry_percent = sdci_or(desc->retry_percent, 20);
+    b->seed = desc->seed != 0 ? desc->seed : client->io.random(client->io.user);
+    b->random.state = b->seed;
+    if (!sdci_is_empty(desc->zone)) {
+        b->zone = sdci_copy(&client->allocator, desc->zone);
+    }
+    if (desc->zone_meta != NULL) {
+        b->zone_meta = sdci_copy(&client->allocator, desc->zone_meta);
+    }
+    return (b->zone != NULL || sdci_is_empty(desc->zone)) &&
+           (b->zone_meta != NULL || desc->zone_meta == NULL);
+}
+
+static void sdci_balancer_retain(sdci_follower *follower)
+{
+    (void)sdci_atomic_add(&sdci_balancer_of(follower)->holds, 1);
+}
+
+/* All picks have been handed over: what is left of a seat is the plan's hold. */
+static void sdci_balancer_release(sdci_follower *follower)
+{
+    sdc_balancer *b = sdci_balancer_of(follower);
+    sdc_endpointer *e = b->endpointer;
+    const sdc_allocator *allocator = sdci_balancer_allocator(b);
+    sdci_plan *plan = b->plan;
+
+    if (sdci_atomic_sub(&b->holds, 1) != 0) {
+        return;
+    }
+    sdci_balancer_switch(b, &b->nothing, SDC_ERR_EMPTY);
+    for (uint32_t i = 0; i < plan->num; i++) {
+        SDC_ASSERT(sdci_atomic_get(&plan->choices[i].seat->holds) == SDCI_PLAN_HOLDS);
+    }
+    sdci_plan_free(b, plan, &b->nothing);
+    sdci_free_text(allocator, b->zone);
+    sdci_free_text(allocator, b->zone_meta);
+    sdci_free(allocator, b, sizeof *b);
+    sdci_endpointer_release_hold(e);
+}
+
+static sdc_balancer *sdci_balancer_new(sdc_endpointer *e, const sdc_balancer_desc *desc)
+{
+    sdc_balancer *b = (sdc_balancer *)sdci_new(sdci_endpointer_allocator(e), sizeof *b);
+
+    if (b == NULL) {
+        return NULL;
+    }
+    b->follower.follow = sdci_balancer_follow;
+    b->follower.retain = sdci_balancer_retain;
+    b->follower.release = sdci_balancer_release;
+    b->endpointer = sdci_endpointer_retain(e);
+    b->holds = 1;
+    b->plan = &b->nothing;
+    sdci_balancer_switch(b, &b->nothing, SDC_ERR_EMPTY);
+    if (!sdci_balancer_configure(b, desc) ||
+        sdci_balancer_follow(&b->follower) != SDC_OK) {
+        sdci_balancer_release(&b->follower);
+        return NULL;
+    }
+    return b;
+}
+
+sdc_err sdc_balancer_create(sdc_endpointer *endpointer, const sdc_balancer_desc *desc,
+                            sdc_balancer **out, sdc_error *error)
+{
+    sdc_balancer_desc defaults;
+
+    *out = NULL;
+    sdci_error_clear(error);
+    memset(&defaults, 0, sizeof defaults);
+    desc = desc != NULL ? desc : &defaults;
+    if (endpointer == NULL) {
+        return sdci_fail(error, SDC_ERR_ARG, "endpointer is missing");
+    }
+    sdc_err err = sdci_balancer_valid(desc, error);
+    if (err != SDC_OK) {
+        return err;
+    }
+    sdc_balancer *b = sdci_balancer_new(endpointer, desc);
+    if (b == NULL) {
+        return sdci_fail_plain(error, SDC_ERR_NOMEM);
+    }
+    if (!sdci_endpointer_join(endpointer, &b->follower)) {
+        (void)sdci_balancer_follow(&b->follower);       /* another set came meanwhile */
+    }
+    *out = b;
+    return SDC_OK;
+}
+
+void sdc_balancer_destroy(sdc_balancer *balancer)
+{
+    if (balancer != NULL) {
+        sdci_endpointer_leave(balancer->endpointer, &balancer->follower);
+        sdci_balancer_release(&balancer->follower);
+    }
+}
+
 
 #undef SDCI_AGENTS_MAX
+#undef SDCI_BEHIND_MS
 #undef SDCI_BODY_MAX
 #undef SDCI_CARRY
 #undef SDCI_CHANGE_MS
 #undef SDCI_CHECKS_APART
 #undef SDCI_CONFIRM_MS
 #undef SDCI_DECODER_BYTES
+#undef SDCI_DRAWS
+#undef SDCI_EJECTED
+#undef SDCI_EJECT_TIMES
 #undef SDCI_ENTRY_ITEMS_MAX
 #undef SDCI_ENTRY_TEXT_MAX
 #undef SDCI_ESCAPE_MAX
@@ -14077,9 +16383,11 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_GAP_SLOTS
 #undef SDCI_GAP_TRIALS
 #undef SDCI_HTTP_HEAD_MAX
+#undef SDCI_IN
 #undef SDCI_INLINE
 #undef SDCI_IPS_MAX
 #undef SDCI_IS_FRESH
+#undef SDCI_IS_HEALTHY
 #undef SDCI_JSON_DEPTH_MAX
 #undef SDCI_JSON_TEXT_MAX
 #undef SDCI_KNOWN_MS
@@ -14093,7 +16401,11 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_MINUTE_MS
 #undef SDCI_NAME_MAX
 #undef SDCI_NOINLINE
+#undef SDCI_OPEN_MAX_MS
+#undef SDCI_OPEN_MIN_MS
+#undef SDCI_ORDER_MAX
 #undef SDCI_OUTPUT_MAX
+#undef SDCI_PLAN_HOLDS
 #undef SDCI_PRINTF
 #undef SDCI_PRINT_LEN
 #undef SDCI_READS_FREE
@@ -14108,7 +16420,10 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_RETRY_AFTER_MAX_S
 #undef SDCI_RETRY_MS
 #undef SDCI_RETURN_MS
+#undef SDCI_ROUTE_ALL
+#undef SDCI_ROUTE_AWAY
 #undef SDCI_SEND_FLAGS
+#undef SDCI_SHARDS
 #undef SDCI_SLACK_MS
 #undef SDCI_SLOW_RETRY_MS
 #undef SDCI_SPARE_MS
@@ -14116,6 +16431,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_STEP_BYTES
 #undef SDCI_STOP_POLL_MS
 #undef SDCI_STRIDE
+#undef SDCI_TABLE
 #undef SDCI_TOKEN_MAX
 #undef SDCI_TWIN_MAX_MS
 #undef SDCI_TWIN_MIN_MS
@@ -14123,6 +16439,7 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
 #undef SDCI_WAIT_LEAST_MS
 #undef SDCI_WAIT_MAX_MS
 #undef SDCI_WAKER_BITS
+#undef SDCI_YOUNG
 
 #endif /* SDCONSUL_IMPLEMENTATION */
 
