@@ -16355,6 +16355,366 @@ void sdc_balancer_destroy(sdc_balancer *balancer)
     }
 }
 
+/* ---- retry ------------------------------------------------- [sdc:retry] --
+   One call, made until it succeeds or there is a reason to give it up. The
+   form that blocks is the other one with waits.
+
+        READY --next--> TRYING --ok--> ENDED <--- nothing to pick, out of time
+          ^               |              ^
+          |             failed           |
+          |               v              |
+          |             FAILED --next----'  last try, not again, no budget
+          |               |
+          '---- due ------'  next: paused until then
+
+   ------------------------------------------------------------------------- */
+
+#define SDCI_TRIED_MAX     16u      /* endpoints that a call remembers */
+#define SDCI_NAMED         2u       /* tries that a message names */
+#define SDCI_FREE_TRIES    10u      /* a second */
+#define SDCI_FREE_EVERY_MS 100u
+#define SDCI_EARNED_MAX    10000u   /* hundredths: a burst of 100 */
+
+typedef enum sdci_attempt_state {
+    SDCI_ATTEMPT_READY = 0,         /* the next try begins when it is due */
+    SDCI_ATTEMPT_TRYING,            /* a pick is open */
+    SDCI_ATTEMPT_FAILED,            /* whether there is another try is not decided yet */
+    SDCI_ATTEMPT_ENDED
+} sdci_attempt_state;
+
+typedef struct sdci_named_try {
+    sdc_err err;
+    char addr[48];                  /* as much of it as there is room for */
+} sdci_named_try;
+
+/* What stands in `internal` of an attempt. */
+typedef struct sdci_attempt {
+    uint64_t deadline_ms;           /* of all tries */
+    uint64_t due_ms;                /* of the next one */
+    sdci_attempt_state state;
+    uint32_t num_tried;             /* so many since all were tried */
+    uint32_t tried[SDCI_TRIED_MAX]; /* serials of endpoints, the newest overwrite the oldest */
+    sdci_named_try named[SDCI_NAMED];   /* the newest first */
+} sdci_attempt;
+
+/* Does not compile where there is too little room. */
+typedef char
+    sdci_attempt_fits[sizeof(((sdc_attempt *)0)->internal) >= sizeof(sdci_attempt) ? 1 : -1];
+
+static sdci_attempt sdci_attempt_load(const sdc_attempt *attempt)
+{
+    sdci_attempt a;
+
+    memcpy(&a, attempt->internal, sizeof a);
+    return a;
+}
+
+static void sdci_attempt_save(sdc_attempt *attempt, const sdci_attempt *a)
+{
+    memcpy(attempt->internal, a, sizeof *a);
+}
+
+/* -- Budget -- */
+
+static void sdci_budget_earn(sdc_balancer *b)
+{
+    sdci_lock(&b->lock);
+    b->budget.earned = (uint32_t)sdci_min((uint64_t)b->budget.earned + b->desc.retry_percent,
+                                          SDCI_EARNED_MAX);
+    sdci_unlock(&b->lock);
+}
+
+/* The free ones grow back at an even pace. */
+static void sdci_budget_fill(sdci_budget *budget, uint64_t now_ms)
+{
+    uint64_t num = (now_ms - sdci_min(budget->at_ms, now_ms)) / SDCI_FREE_EVERY_MS;
+    bool is_full = num >= SDCI_FREE_TRIES - budget->free_tries;
+
+    budget->free_tries = is_full ? SDCI_FREE_TRIES : budget->free_tries + (uint32_t)num;
+    budget->at_ms = is_full ? now_ms : budget->at_ms + num * SDCI_FREE_EVERY_MS;
+}
+
+/* True: one more try beyond the first is paid for. */
+static bool sdci_budget_spend(sdc_balancer *b, uint64_t now_ms)
+{
+    sdci_budget *budget = &b->budget;
+
+    sdci_lock(&b->lock);
+    sdci_budget_fill(budget, now_ms);
+    bool is_free = budget->free_tries > 0;
+    bool is_paid = is_free || budget->earned >= 100;
+    budget->free_tries -= is_free ? 1 : 0;
+    budget->earned -= is_paid && !is_free ? 100 : 0;
+    sdci_unlock(&b->lock);
+    return is_paid;
+}
+
+/* -- Giving up -- */
+
+/* Of a call, where sdc_err_str speaks of the agent. */
+static const char *sdci_try_str(sdc_err err)
+{
+    switch (err) {
+    case SDC_AGAIN:       return "no verdict";
+    case SDC_ERR_RESOLVE: return "its name has no address";
+    case SDC_ERR_CONNECT: return "no connection";
+    case SDC_ERR_STATUS:  return "an error for an answer";
+    case SDC_ERR_BUSY:    return "it asks for fewer requests";
+    default:              return sdc_err_str(err);
+    }
+}
+
+/* Ends the call; the message is why, how many tries there were, and how the last ones failed. */
+static sdc_err sdci_attempt_end(sdc_attempt *attempt, sdci_attempt *a, sdc_err err, const char *why,
+                                sdc_error *error)
+{
+    const sdci_named_try *last = &a->named[0];
+    const sdci_named_try *before = &a->named[1];
+
+    a->state = SDCI_ATTEMPT_ENDED;
+    sdci_attempt_save(attempt, a);
+    if (attempt->number == 0) {
+        return sdci_fail(error, err, "%s", why);
+    }
+    if (attempt->number == 1) {
+        return sdci_fail(error, err, "%s after 1 try: %s (%s)", why, sdci_try_str(last->err),
+                         last->addr);
+    }
+    return sdci_fail(error, err, "%s after %u tries: %s (%s), before that %s (%s)", why,
+                     attempt->number, sdci_try_str(last->err), last->addr,
+                     sdci_try_str(before->err), before->addr);
+}
+
+/* A call that ends while nobody knows how its last try went took too long for its program. */
+static sdc_err sdci_attempt_err(const sdci_attempt *a)
+{
+    return a->named[0].err == SDC_AGAIN ? SDC_ERR_TIMEOUT : a->named[0].err;
+}
+
+/* -- One try -- */
+
+static sdc_err sdci_attempt_valid(const sdc_attempt *attempt, sdc_error *error)
+{
+    const sdc_retry_desc *desc = attempt->desc;
+
+    if (attempt->balancer == NULL || desc == NULL) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s is missing", desc == NULL ? "desc" : "balancer");
+    }
+    if (desc->backoff_min_ms == SDC_NEVER || desc->backoff_max_ms == SDC_NEVER) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s cannot be for ever",
+                         desc->backoff_min_ms == SDC_NEVER ? "backoff_min_ms" : "backoff_max_ms");
+    }
+    if (desc->backoff_max_ms != 0 && desc->backoff_max_ms < desc->backoff_min_ms) {
+        return sdci_fail(error, SDC_ERR_ARG, "backoff_max_ms is less than backoff_min_ms");
+    }
+    return SDC_OK;
+}
+
+static uint64_t sdci_attempt_now_ms(const sdc_attempt *attempt)
+{
+    return sdc_client_now_ms(sdci_balancer_client(attempt->balancer));
+}
+
+static uint32_t sdci_attempt_left_ms(const sdc_attempt *attempt, const sdci_attempt *a,
+                                     uint64_t now_ms)
+{
+    uint32_t try_ms = sdci_or(attempt->desc->try_timeout_ms, SDC_NEVER);
+
+    return a->deadline_ms == SDCI_FOREVER
+               ? try_ms : (uint32_t)sdci_min(try_ms, a->deadline_ms - now_ms);
+}
+
+static size_t sdci_attempt_num_tried(const sdci_attempt *a)
+{
+    return (size_t)sdci_min(a->num_tried, SDCI_TRIED_MAX);
+}
+
+/* Remembers whom a pick goes to. One that was tried before means that none is left: then all may be
+   tried once more, but for this one. */
+static void sdci_attempt_note(sdci_attempt *a, const sdc_pick *pick)
+{
+    uint32_t serial = ((const sdci_seat *)pick->internal)->upstream->endpoint->serial;
+
+    for (size_t i = 0; i < sdci_attempt_num_tried(a); i++) {
+        if (a->tried[i] == serial) {
+            a->num_tried = 0;
+        }
+    }
+    a->tried[a->num_tried % SDCI_TRIED_MAX] = serial;
+    a->num_tried++;
+    for (size_t i = SDCI_NAMED; i > 1; i--) {
+        a->named[i - 1] = a->named[i - 2];
+    }
+    a->named[0].err = SDC_AGAIN;
+    (void)snprintf(a->named[0].addr, sizeof a->named[0].addr, "%s", pick->instance->addr);
+}
+
+static sdc_err sdci_attempt_begin(sdc_attempt *attempt, sdci_attempt *a, sdc_error *error)
+{
+    const sdc_retry_desc *desc = attempt->desc;
+    uint64_t now_ms = sdci_attempt_now_ms(attempt);
+    sdci_wish wish;
+
+    if (attempt->number == 0) {
+        a->deadline_ms = sdci_after(now_ms, sdci_or(desc->timeout_ms, SDC_NEVER));
+        sdci_budget_earn(attempt->balancer);
+    }
+    if (now_ms < a->due_ms) {
+        attempt->pause_ms = (uint32_t)(a->due_ms - now_ms);
+        return SDC_AGAIN;
+    }
+    if (now_ms >= a->deadline_ms) {
+        return sdci_attempt_end(attempt, a, SDC_ERR_TIMEOUT, "out of time", error);
+    }
+    sdci_wish_init(&wish, attempt->balancer, desc->hash_key);
+    wish.tried = a->tried;
+    wish.num_tried = sdci_attempt_num_tried(a);
+    sdc_err err = sdci_balancer_take(attempt->balancer, &wish, &attempt->pick);
+    if (err != SDC_OK) {
+        return sdci_attempt_end(attempt, a, err, "nothing to pick from", error);
+    }
+    attempt->number++;
+    attempt->left_ms = sdci_attempt_left_ms(attempt, a, now_ms);
+    attempt->pause_ms = 0;
+    a->state = SDCI_ATTEMPT_TRYING;
+    sdci_attempt_note(a, &attempt->pick);
+    sdci_attempt_save(attempt, a);
+    return SDC_OK;
+}
+
+/* Anywhere up to the smallest pause, doubled for each try but the first. */
+static uint64_t sdci_attempt_pause_ms(const sdc_attempt *attempt)
+{
+    sdc_balancer *b = attempt->balancer;
+    uint64_t min_ms = sdci_or(attempt->desc->backoff_min_ms, 10);
+    uint64_t max_ms = sdci_max(sdci_or(attempt->desc->backoff_max_ms, 1000), min_ms);
+
+    for (uint32_t i = 1; i < attempt->number && min_ms < max_ms; i++) {
+        min_ms *= 2;
+    }
+    sdci_lock(&b->lock);
+    uint64_t pause_ms = sdci_random_upto(&b->random, sdci_min(min_ms, max_ms));
+    sdci_unlock(&b->lock);
+    return pause_ms;
+}
+
+/* Another try, or the end of the call. */
+static sdc_err sdci_attempt_decide(sdc_attempt *attempt, sdci_attempt *a, sdc_error *error)
+{
+    const sdc_retry_desc *desc = attempt->desc;
+    sdc_err last = a->named[0].err;
+
+    if (attempt->number >= sdci_or(desc->max_attempts, 3)) {
+        return sdci_attempt_end(attempt, a, sdci_attempt_err(a), "given up", error);
+    }
+    if (desc->again != NULL && !desc->again(desc->user, attempt->number, last)) {
+        return sdci_attempt_end(attempt, a, sdci_attempt_err(a), "not tried again", error);
+    }
+    uint64_t now_ms = sdci_attempt_now_ms(attempt);
+    a->due_ms = now_ms + sdci_attempt_pause_ms(attempt);
+    if (a->due_ms >= a->deadline_ms) {
+        return sdci_attempt_end(attempt, a, SDC_ERR_TIMEOUT, "out of time", error);
+    }
+    if (!sdci_budget_spend(attempt->balancer, now_ms)) {
+        return sdci_attempt_end(attempt, a, sdci_attempt_err(a), "no budget for retries", error);
+    }
+    a->state = SDCI_ATTEMPT_READY;
+    sdci_attempt_save(attempt, a);
+    return sdci_attempt_begin(attempt, a, error);
+}
+
+/* -- Without blocking -- */
+
+void sdc_attempt_init(sdc_attempt *attempt, sdc_balancer *balancer, const sdc_retry_desc *desc)
+{
+    memset(attempt, 0, sizeof *attempt);
+    attempt->balancer = balancer;
+    attempt->desc = desc;
+}
+
+sdc_err sdc_attempt_next(sdc_attempt *attempt, sdc_error *error)
+{
+    sdci_attempt a = sdci_attempt_load(attempt);
+
+    sdci_error_clear(error);
+    sdc_err err = sdci_attempt_valid(attempt, error);
+    if (err != SDC_OK) {
+        return err;
+    }
+    switch (a.state) {
+    case SDCI_ATTEMPT_READY:  return sdci_attempt_begin(attempt, &a, error);
+    case SDCI_ATTEMPT_FAILED: return sdci_attempt_decide(attempt, &a, error);
+    case SDCI_ATTEMPT_TRYING: return sdci_fail(error, SDC_ERR_ARG, "the last try is not done");
+    case SDCI_ATTEMPT_ENDED:  break;
+    }
+    return sdci_fail(error, SDC_ERR_ARG, "the call has ended");
+}
+
+void sdc_attempt_done(sdc_attempt *attempt, sdc_err outcome)
+{
+    sdci_attempt a = sdci_attempt_load(attempt);
+
+    SDC_ASSERT(a.state == SDCI_ATTEMPT_TRYING);
+    if (a.state == SDCI_ATTEMPT_TRYING) {
+        a.state = outcome == SDC_OK ? SDCI_ATTEMPT_ENDED : SDCI_ATTEMPT_FAILED;
+        a.named[0].err = outcome;
+        sdci_attempt_save(attempt, &a);
+        sdc_balancer_done(attempt->balancer, &attempt->pick, outcome);
+    }
+}
+
+void sdc_attempt_deinit(sdc_attempt *attempt)
+{
+    sdci_attempt a = sdci_attempt_load(attempt);
+
+    if (a.state == SDCI_ATTEMPT_TRYING) {
+        sdc_balancer_done(attempt->balancer, &attempt->pick, SDC_AGAIN);
+    }
+    memset(attempt, 0, sizeof *attempt);
+}
+
+/* -- Blocking -- */
+
+/* What io's wait says is not asked for: an attempt that is not due pauses again. */
+static void sdci_retry_pause(const sdc_client *client, uint32_t pause_ms)
+{
+    sdc_wants wants;
+    sdc_error ignored;
+
+    memset(&wants, 0, sizeof wants);
+    sdci_error_clear(&ignored);
+    wants.fd = -1;
+    wants.deadline_ms = sdc_client_now_ms(client) + pause_ms;
+    wants.timeout_ms = (int)sdci_min(pause_ms, INT32_MAX);
+    (void)client->io.wait(client->io.user, NULL, &wants, &ignored);
+}
+
+sdc_err sdc_retry(sdc_balancer *balancer, const sdc_retry_desc *desc, sdc_error *error)
+{
+    sdc_attempt attempt;
+    bool is_done = false;
+
+    if (desc == NULL || desc->call == NULL) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s is missing", desc == NULL ? "desc" : "call");
+    }
+    sdc_attempt_init(&attempt, balancer, desc);
+    sdc_err err = SDC_OK;
+    while (!is_done) {
+        err = sdc_attempt_next(&attempt, error);
+        if (err == SDC_AGAIN) {
+            sdci_retry_pause(sdci_balancer_client(balancer), attempt.pause_ms);
+        } else if (err == SDC_OK) {
+            err = desc->call(desc->user, &attempt.pick, attempt.left_ms);
+            sdc_attempt_done(&attempt, err);
+            is_done = err == SDC_OK;
+        } else {
+            is_done = true;
+        }
+    }
+    sdc_attempt_deinit(&attempt);
+    return err;
+}
+
 
 #undef SDCI_AGENTS_MAX
 #undef SDCI_BEHIND_MS
@@ -16365,6 +16725,7 @@ void sdc_balancer_destroy(sdc_balancer *balancer)
 #undef SDCI_CONFIRM_MS
 #undef SDCI_DECODER_BYTES
 #undef SDCI_DRAWS
+#undef SDCI_EARNED_MAX
 #undef SDCI_EJECTED
 #undef SDCI_EJECT_TIMES
 #undef SDCI_ENTRY_ITEMS_MAX
@@ -16374,6 +16735,8 @@ void sdc_balancer_destroy(sdc_balancer *balancer)
 #undef SDCI_FIRST_BYTE
 #undef SDCI_FIRST_BYTES
 #undef SDCI_FOREVER
+#undef SDCI_FREE_EVERY_MS
+#undef SDCI_FREE_TRIES
 #undef SDCI_FULL_EVERY_MS
 #undef SDCI_GAP_ACTIONS
 #undef SDCI_GAP_BYTES
@@ -16399,6 +16762,7 @@ void sdc_balancer_destroy(sdc_balancer *balancer)
 #undef SDCI_LIST_RECENT
 #undef SDCI_LOOK
 #undef SDCI_MINUTE_MS
+#undef SDCI_NAMED
 #undef SDCI_NAME_MAX
 #undef SDCI_NOINLINE
 #undef SDCI_OPEN_MAX_MS
@@ -16433,6 +16797,7 @@ void sdc_balancer_destroy(sdc_balancer *balancer)
 #undef SDCI_STRIDE
 #undef SDCI_TABLE
 #undef SDCI_TOKEN_MAX
+#undef SDCI_TRIED_MAX
 #undef SDCI_TWIN_MAX_MS
 #undef SDCI_TWIN_MIN_MS
 #undef SDCI_WAIT_GROWS
