@@ -15054,15 +15054,13 @@ enum { SDCI_HOME = 0, SDCI_AWAY, SDCI_ALL, SDCI_GROUPS };
 
 /* What a balancer remembers of an endpoint, whichever instance stands for it. */
 typedef struct sdci_record {
-    uint32_t in_flight;             /* atomic, down to `marks`; with least loaded alone */
-    uint32_t weight;
-    uint32_t num_failed;            /* picks in a row */
-    uint32_t marks;                 /* changed under the balancer's lock, as all below is */
+    uint32_t num_failed;            /* atomic: picks in a row */
+    uint32_t marks;                 /* atomic; changed under the balancer's lock, as all below */
     uint64_t born_ms;
     uint64_t until_ms;              /* when an ejection ends, or ended */
     uint32_t times;                 /* how long the next ejection will be, less one */
     bool is_listed, is_home, is_healthy;
-    uint32_t plan;                  /* the newest that it is in; the planning thread's */
+    uint32_t plan, place;           /* the newest that it is in; the planning thread's */
     uint32_t holds;                 /* of seats; atomic */
 } sdci_record;
 
@@ -15076,14 +15074,13 @@ typedef struct sdci_seat {
 
 /* All that a pick has to read of a seat. */
 typedef struct sdci_choice {
-    sdci_seat *seat;
-    sdci_record *record;
     void *endpoint;
     const sdc_instance *instance;
+    sdci_seat *seat;
 } sdci_choice;
 
 typedef struct sdci_order {
-    uint32_t *at;                   /* places of choices */
+    uint32_t *at;                   /* places of choices; NULL: each is itself */
     size_t num;
 } sdci_order;
 
@@ -15093,22 +15090,29 @@ typedef struct sdci_plan {
     uint32_t num_healthy;
     sdci_order orders[SDCI_GROUPS];
     uint8_t *groups;                /* of each choice: SDCI_IN of groups, SDCI_IS_HEALTHY */
+    uint32_t *weights;              /* of each choice, for least loaded; NULL: all are equal */
     uint32_t *out;                  /* picks of each choice, in each shard */
-    size_t stride;                  /* from one shard's to the next one's */
+    size_t stride;                  /* from one shard's to the next one's; 0: they share them */
     size_t size;                    /* of the whole block, but for the orders */
 } sdci_plan;
 
-/* What a picking thread works with; as long as two lines of cache, so that two shards never have
-   one in common. */
+/* What a picking thread works with. */
 typedef struct sdci_shard {
     uint32_t lock;
     uint32_t positions[SDCI_GROUPS];
     sdci_random random;             /* state 0: nobody has been here yet */
-    const sdci_plan *plan;
+    sdci_order home;                /* the plan's, and its choices: for plain picks */
+    const sdci_choice *choices;
     uint32_t *out;                  /* of the plan, this shard's */
+    const sdci_plan *plan;
     sdc_err err;                    /* where the plan is empty */
-    char unused[128 - 5 * sizeof(uint32_t) - 2 * sizeof(uint64_t) - 2 * sizeof(void *)];
 } sdci_shard;
+
+/* Two lines of cache, so that two shards never have one in common. */
+typedef union sdci_shard_line {
+    sdci_shard shard;
+    char size[128];
+} sdci_shard_line;
 
 /* How many of the list are what. */
 typedef struct sdci_tally {
@@ -15140,7 +15144,7 @@ struct sdc_balancer {
     sdci_tally tally;
     sdci_random random;
     sdci_budget budget;
-    sdci_shard shards[SDCI_SHARDS];
+    sdci_shard_line shards[SDCI_SHARDS];
 };
 
 static sdc_balancer *sdci_balancer_of(sdci_follower *follower)
@@ -15460,6 +15464,10 @@ static bool sdci_order_fill(sdci_ranks *ranks, sdci_order *order)
     case SDC_POLICY_ROUND_ROBIN:
     case SDC_POLICY_RANDOM:
     case SDC_POLICY_LEAST_LOADED:
+        if (ranks->num == ranks->plan->num) {
+            order->num = ranks->num;        /* each place is itself */
+            return true;
+        }
         is_done = sdci_order_alloc(sdci_balancer_allocator(ranks->balancer), order, ranks->num);
         for (size_t i = 0; i < order->num; i++) {
             order->at[i] = (uint32_t)i;
@@ -15613,15 +15621,18 @@ static void sdci_plan_free(sdc_balancer *b, sdci_plan *plan, const sdci_plan *ot
    own. */
 static sdci_plan *sdci_plan_alloc(const sdc_balancer *b, size_t num)
 {
+    bool is_shared = b->desc.policy == SDC_POLICY_LEAST_LOADED;
     size_t stride = (num + 31) / 16 * 16;
-    size_t out_at = sizeof(sdci_plan) + num * sizeof(sdci_choice);
-    size_t groups_at = out_at + SDCI_SHARDS * stride * sizeof(uint32_t);
+    size_t weights_at = sizeof(sdci_plan) + num * sizeof(sdci_choice);
+    size_t out_at = weights_at + (is_shared ? stride * sizeof(uint32_t) : 0);
+    size_t groups_at = out_at + (is_shared ? 1 : SDCI_SHARDS) * stride * sizeof(uint32_t);
     sdci_plan *plan = (sdci_plan *)sdci_new(sdci_balancer_allocator(b), groups_at + num);
 
     if (plan != NULL) {
         plan->size = groups_at + num;
-        plan->stride = stride;
+        plan->stride = is_shared ? 0 : stride;
         plan->choices = (sdci_choice *)(void *)(plan + 1);
+        plan->weights = (uint32_t *)(void *)((char *)plan + weights_at);
         plan->out = (uint32_t *)(void *)((char *)plan + out_at);
         plan->groups = (uint8_t *)plan + groups_at;
     }
@@ -15656,11 +15667,21 @@ static bool sdci_plan_seats(const sdc_balancer *b, sdci_plan *plan, const sdci_s
         }
         sdci_choice *choice = &plan->choices[plan->num++];
         choice->seat = seat;
-        choice->record = seat->record;
         choice->endpoint = upstream->endpoint->made;
         choice->instance = &upstream->instance;
     }
     return true;
+}
+
+static void sdci_plan_weigh(const sdc_balancer *b, sdci_plan *plan)
+{
+    bool is_equal = true;
+
+    for (uint32_t i = 0; i < plan->num && b->desc.policy == SDC_POLICY_LEAST_LOADED; i++) {
+        plan->weights[i] = (uint32_t)sdci_max(sdci_plan_upstream(plan, i)->weight, 1);
+        is_equal = is_equal && plan->weights[i] == plan->weights[0];
+    }
+    plan->weights = is_equal ? NULL : plan->weights;
 }
 
 /* NULL: no memory. */
@@ -15674,6 +15695,7 @@ static sdci_plan *sdci_plan_new(sdc_balancer *b, const sdci_set *set)
     bool is_done = sdci_plan_seats(b, plan, set);
     if (is_done) {
         sdci_plan_group(b, plan);
+        sdci_plan_weigh(b, plan);
     }
     bool needs_all = b->desc.panic_percent > 0 || b->desc.eject_after > 0 || plan->num_healthy == 0;
     for (unsigned group = 0; group < SDCI_GROUPS && is_done; group++) {
@@ -15752,12 +15774,12 @@ static void sdci_balancer_reroute(sdc_balancer *b)
 static void sdci_balancer_note(sdc_balancer *b, const sdci_plan *plan, uint32_t i, uint64_t now_ms,
                                bool is_late)
 {
-    sdci_record *record = plan->choices[i].record;
+    sdci_record *record = plan->choices[i].seat->record;
     const sdci_upstream *upstream = sdci_plan_upstream(plan, i);
     bool is_new = record->plan == 0;
 
     record->plan = b->num_plans;
-    sdci_atomic_poke(&record->weight, (uint32_t)sdci_max(upstream->weight, 1));
+    record->place = i;
     sdci_lock(&b->lock);
     sdci_tally_count(&b->tally, record, false);
     record->is_listed = true;
@@ -15782,16 +15804,30 @@ static void sdci_balancer_forget(sdc_balancer *b, sdci_record *record)
     sdci_unlock(&b->lock);
 }
 
+/* With least loaded the new plan goes on counting what is in flight. What it counts for a seat that
+   took over from another one is not that seat's, so it is taken off there. */
+static void sdci_balancer_carry(const sdci_plan *plan, const sdci_record *record, uint32_t place,
+                                uint32_t num_picks)
+{
+    if (place < plan->num && plan->choices[place].seat->record == record) {
+        (void)sdci_atomic_sub(&plan->choices[place].seat->holds, num_picks);
+        (void)sdci_atomic_add(&plan->out[place], num_picks);
+    }
+}
+
 /* Gives a plan to every shard. From then on nobody reads the old one, and what was picked by it is
    counted in its seats. */
 static void sdci_balancer_switch(sdc_balancer *b, sdci_plan *plan, sdc_err err)
 {
     const sdci_plan *old = b->plan;
+    unsigned num_counts = old->stride > 0 ? SDCI_SHARDS : 1;
 
     for (unsigned s = 0; s < SDCI_SHARDS; s++) {
-        sdci_shard *shard = &b->shards[s];
+        sdci_shard *shard = &b->shards[s].shard;
         sdci_lock(&shard->lock);
         shard->plan = plan;
+        shard->home = plan->orders[SDCI_HOME];
+        shard->choices = plan->choices;
         shard->out = plan->out + s * plan->stride;
         shard->err = err;
         sdci_unlock(&shard->lock);
@@ -15799,10 +15835,14 @@ static void sdci_balancer_switch(sdc_balancer *b, sdci_plan *plan, sdc_err err)
     b->plan = plan;
     for (uint32_t i = 0; i < old->num; i++) {
         uint32_t num_picks = 0;
-        for (unsigned s = 0; s < SDCI_SHARDS; s++) {
+        for (unsigned s = 0; s < num_counts; s++) {
             num_picks += old->out[s * old->stride + i];
         }
         (void)sdci_atomic_add(&old->choices[i].seat->holds, num_picks);
+        if (b->desc.policy == SDC_POLICY_LEAST_LOADED) {
+            const sdci_record *record = old->choices[i].seat->record;
+            sdci_balancer_carry(plan, record, record->place, num_picks);
+        }
     }
 }
 
@@ -15817,8 +15857,8 @@ static void sdci_balancer_adopt(sdc_balancer *b, sdci_plan *plan, sdc_err err)
         sdci_balancer_note(b, plan, i, now_ms, old->num > 0);
     }
     for (uint32_t i = 0; i < old->num; i++) {
-        if (old->choices[i].record->plan != b->num_plans) {
-            sdci_balancer_forget(b, old->choices[i].record);
+        if (old->choices[i].seat->record->plan != b->num_plans) {
+            sdci_balancer_forget(b, old->choices[i].seat->record);
         }
     }
     sdci_balancer_switch(b, plan, err);
@@ -15872,14 +15912,11 @@ typedef struct sdci_wish {
     const sdc_instance *back;       /* picked, and its ejection ended just now; or NULL */
 } sdci_wish;
 
-/* By thread, and not a number for each shard: those who stay away cost nothing. Nobody waits for a
-   thread that was put to sleep in a shard: the next one will do. */
-static sdci_shard *sdci_balancer_shard(sdc_balancer *b)
+/* Nobody waits for a thread that was put to sleep in a shard: the next one will do. */
+static SDCI_NOINLINE sdci_shard *sdci_balancer_other_shard(sdc_balancer *b, size_t at)
 {
-    size_t at = (size_t)(sdci_thread_number() >> 32);
-
-    for (size_t i = 0;; i++) {
-        sdci_shard *shard = &b->shards[(at + i) % SDCI_SHARDS];
+    for (size_t i = 1;; i++) {
+        sdci_shard *shard = &b->shards[(at + i) % SDCI_SHARDS].shard;
         if (sdci_try_lock(&shard->lock)) {
             return shard;
         }
@@ -15887,6 +15924,15 @@ static sdci_shard *sdci_balancer_shard(sdc_balancer *b)
             sched_yield();
         }
     }
+}
+
+/* This thread's, locked. */
+static SDCI_INLINE sdci_shard *sdci_balancer_shard(sdc_balancer *b)
+{
+    size_t at = (size_t)(sdci_thread_number() >> 32) % SDCI_SHARDS;
+    sdci_shard *shard = &b->shards[at].shard;
+
+    return sdci_try_lock(&shard->lock) ? shard : sdci_balancer_other_shard(b, at);
 }
 
 /* Each shard begins at a place of its own; the first to be used always at the same one for a
@@ -15901,50 +15947,49 @@ static void sdci_shard_start(sdc_balancer *b, sdci_shard *shard)
     }
 }
 
-static uint32_t sdci_draw_next(sdci_shard *shard, unsigned group, uint32_t num)
+static SDCI_INLINE uint32_t sdci_draw_next(sdci_shard *shard, unsigned group, uint32_t num)
 {
     uint32_t at = shard->positions[group];
 
-    at = at < num ? at : at % num;
-    shard->positions[group] = at + 1;
+    at = at < num ? at : at % num;      /* a shard's first pick, or the list has become shorter */
+    shard->positions[group] = at + 1 < num ? at + 1 : 0;
     return at;
 }
 
 /* The better of two: fewer calls in flight, this one included, for its weight. */
-static uint32_t sdci_draw_better(const sdci_plan *plan, const sdci_order *order, uint32_t a,
-                                 uint32_t b)
+static SDCI_INLINE uint32_t sdci_draw_better(const sdci_shard *shard, uint32_t a, uint32_t b)
 {
-    const sdci_record *x = plan->choices[order->at[a]].record;
-    const sdci_record *y = plan->choices[order->at[b]].record;
-    uint64_t load_x = (uint64_t)sdci_atomic_peek(&x->in_flight) + 1;
-    uint64_t load_y = (uint64_t)sdci_atomic_peek(&y->in_flight) + 1;
+    const uint32_t *weights = shard->plan->weights;
+    uint64_t load_a = (uint64_t)sdci_atomic_peek(&shard->out[a]) + 1;
+    uint64_t load_b = (uint64_t)sdci_atomic_peek(&shard->out[b]) + 1;
 
-    return load_x * sdci_atomic_peek(&y->weight) <= load_y * sdci_atomic_peek(&x->weight) ? a : b;
+    if (weights != NULL) {
+        load_a *= weights[b];
+        load_b *= weights[a];
+    }
+    return load_a <= load_b ? a : b;
+}
+
+static SDCI_INLINE uint32_t sdci_order_place(const sdci_order *order, uint32_t at)
+{
+    return order->at != NULL ? order->at[at] : at;
 }
 
 /* The place of a choice. */
-static SDCI_INLINE uint32_t sdci_draw(const sdc_balancer *b, sdci_shard *shard, unsigned group,
-                                      const sdci_wish *wish)
+static SDCI_INLINE uint32_t sdci_draw(sdc_policy policy, sdci_shard *shard, unsigned group,
+                                      const sdci_order *order, sdci_random *random)
 {
-    const sdci_order *order = &shard->plan->orders[group];
     uint32_t num = (uint32_t)order->num;
-    uint32_t at = 0;
 
-    switch (b->desc.policy) {
-    case SDC_POLICY_ROUND_ROBIN:
-    case SDC_POLICY_WEIGHTED:
-        at = sdci_draw_next(shard, group, num);
-        break;
-    case SDC_POLICY_LEAST_LOADED:
-        at = sdci_random_below(wish->random, num);
-        at = sdci_draw_better(shard->plan, order, at, sdci_random_below(wish->random, num));
-        break;
-    case SDC_POLICY_RANDOM:
-    case SDC_POLICY_HASHED:
-        at = sdci_random_below(wish->random, num);
-        break;
+    if (policy == SDC_POLICY_ROUND_ROBIN || policy == SDC_POLICY_WEIGHTED) {
+        return sdci_order_place(order, sdci_draw_next(shard, group, num));
     }
-    return order->at[at];
+    uint32_t at = sdci_order_place(order, sdci_random_below(random, num));
+    if (policy == SDC_POLICY_LEAST_LOADED) {
+        uint32_t other = sdci_order_place(order, sdci_random_below(random, num));
+        at = sdci_draw_better(shard, at, other);
+    }
+    return at;
 }
 
 static unsigned sdci_balancer_group(const sdc_balancer *b, const sdci_plan *plan,
@@ -15995,7 +16040,7 @@ static bool sdci_record_is_grown(sdc_balancer *b, sdci_record *record, const sdc
 static bool sdci_balancer_accepts(sdc_balancer *b, const sdci_choice *choice, sdci_wish *wish,
                                   uint32_t takes)
 {
-    sdci_record *record = choice->record;
+    sdci_record *record = choice->seat->record;
     uint32_t marks = sdci_atomic_peek(&record->marks) & ~takes;
 
     for (size_t i = 0; i < wish->num_tried; i++) {
@@ -16052,8 +16097,8 @@ static uint32_t sdci_balancer_seek(sdc_balancer *b, const sdci_plan *plan, sdci_
     return at;
 }
 
-static SDCI_NOINLINE uint32_t sdci_balancer_choose(sdc_balancer *b, sdci_shard *shard,
-                                                   sdci_wish *wish)
+static uint32_t sdci_balancer_choose(sdc_balancer *b, sdci_shard *shard,
+                                     sdci_wish *wish)
 {
     const sdci_plan *plan = shard->plan;
     unsigned group = sdci_balancer_group(b, plan, wish);
@@ -16061,7 +16106,7 @@ static SDCI_NOINLINE uint32_t sdci_balancer_choose(sdc_balancer *b, sdci_shard *
     uint32_t at = 0;
 
     for (unsigned i = 0; i < SDCI_DRAWS; i++) {
-        at = sdci_draw(b, shard, group, wish);
+        at = sdci_draw(b->desc.policy, shard, group, &plan->orders[group], wish->random);
         if (sdci_balancer_accepts(b, &plan->choices[at], wish, takes)) {
             return at;
         }
@@ -16069,17 +16114,32 @@ static SDCI_NOINLINE uint32_t sdci_balancer_choose(sdc_balancer *b, sdci_shard *
     return sdci_balancer_seek(b, plan, wish, group, at);
 }
 
-/* The plain pick, and the one that goes around marks and what was tried: without those they are the
-   same. */
-static SDCI_INLINE uint32_t sdci_balancer_pick(sdc_balancer *b, sdci_shard *shard, sdci_wish *wish)
+/* With least loaded the shards have their counts in common. */
+static SDCI_INLINE void sdci_shard_count(sdci_shard *shard, sdc_policy policy, uint32_t place,
+                                         uint32_t num)
 {
-    bool is_plain = wish->num_tried == 0 && sdci_atomic_peek(&b->num_marks) == 0 &&
-                    sdci_atomic_peek(&b->route) == 0 && shard->plan->orders[SDCI_HOME].num > 0;
-
-    return is_plain ? sdci_draw(b, shard, SDCI_HOME, wish) : sdci_balancer_choose(b, shard, wish);
+    if (policy == SDC_POLICY_LEAST_LOADED) {
+        (void)sdci_atomic_add(&shard->out[place], num);
+    } else {
+        shard->out[place] += num;
+    }
 }
 
-static sdc_err sdci_balancer_take(sdc_balancer *b, sdci_wish *wish, sdc_pick *out)
+/* Ends a pick: whom it goes to is counted in the shard, which is left. */
+static SDCI_INLINE void sdci_shard_pick(sdci_shard *shard, sdc_policy policy, uint32_t at,
+                                        sdc_pick *out)
+{
+    const sdci_choice *choice = &shard->choices[at];
+
+    sdci_shard_count(shard, policy, at, 1);
+    out->endpoint = choice->endpoint;
+    out->instance = choice->instance;
+    out->internal = choice->seat;
+    sdci_unlock(&shard->lock);
+}
+
+/* Any pick. */
+static SDCI_NOINLINE sdc_err sdci_balancer_take(sdc_balancer *b, sdci_wish *wish, sdc_pick *out)
 {
     sdci_endpointer_look(b->endpointer);
     if (sdci_atomic_peek(&b->num_marks) != 0) {
@@ -16096,16 +16156,7 @@ static sdc_err sdci_balancer_take(sdc_balancer *b, sdci_wish *wish, sdc_pick *ou
         sdci_shard_start(b, shard);
     }
     wish->random = wish->random != NULL ? wish->random : &shard->random;
-    uint32_t at = sdci_balancer_pick(b, shard, wish);
-    const sdci_choice *choice = &shard->plan->choices[at];
-    shard->out[at]++;
-    if (b->desc.policy == SDC_POLICY_LEAST_LOADED) {
-        (void)sdci_atomic_add(&choice->record->in_flight, 1);
-    }
-    out->endpoint = choice->endpoint;
-    out->instance = choice->instance;
-    out->internal = choice->seat;
-    sdci_unlock(&shard->lock);
+    sdci_shard_pick(shard, b->desc.policy, sdci_balancer_choose(b, shard, wish), out);
     if (wish->back != NULL) {
         sdci_balancer_log(b, SDC_LOG_INFO, wish->back, "back");
     }
@@ -16122,12 +16173,39 @@ static void sdci_wish_init(sdci_wish *wish, const sdc_balancer *b, const char *h
     }
 }
 
-sdc_err sdc_balancer_next(sdc_balancer *balancer, const char *hash_key, sdc_pick *out)
+static SDCI_NOINLINE sdc_err sdci_balancer_next(sdc_balancer *b, const char *hash_key,
+                                               sdc_pick *out)
 {
     sdci_wish wish;
 
-    sdci_wish_init(&wish, balancer, hash_key);
-    return sdci_balancer_take(balancer, &wish, out);
+    sdci_wish_init(&wish, b, hash_key);
+    return sdci_balancer_take(b, &wish, out);
+}
+
+/* What most picks are: from the healthy ones at home, no marks, no timers, no key. Then it does as
+   sdci_balancer_take would. */
+static SDCI_INLINE bool sdci_balancer_is_plain(const sdc_balancer *b, const sdci_shard *shard)
+{
+    return shard->home.num > 0 && shard->random.state != 0 &&
+           sdci_atomic_peek(&b->route) == 0 && sdci_atomic_peek(&b->num_marks) == 0 &&
+           sdci_atomic_peek(&b->endpointer->is_awaited) == 0;
+}
+
+sdc_err sdc_balancer_next(sdc_balancer *balancer, const char *hash_key, sdc_pick *out)
+{
+    sdc_policy policy = balancer->desc.policy;
+
+    if (policy == SDC_POLICY_HASHED) {
+        return sdci_balancer_next(balancer, hash_key, out);
+    }
+    sdci_shard *shard = sdci_balancer_shard(balancer);
+    if (!sdci_balancer_is_plain(balancer, shard)) {
+        sdci_unlock(&shard->lock);
+        return sdci_balancer_next(balancer, hash_key, out);
+    }
+    uint32_t at = sdci_draw(policy, shard, SDCI_HOME, &shard->home, &shard->random);
+    sdci_shard_pick(shard, policy, at, out);
+    return SDC_OK;
 }
 
 /* -- Outcomes -- */
@@ -16177,13 +16255,45 @@ static void sdci_balancer_failed(sdc_balancer *b, const sdci_seat *seat)
     }
 }
 
-static void sdci_balancer_judge(sdc_balancer *b, const sdci_seat *seat, sdc_err outcome)
+static SDCI_NOINLINE void sdci_balancer_judge(sdc_balancer *b, const sdci_seat *seat,
+                                                sdc_err outcome)
 {
     if (outcome == SDC_OK && sdci_atomic_peek(&seat->record->num_failed) != 0) {
         sdci_atomic_poke(&seat->record->num_failed, 0);
     } else if (outcome != SDC_OK && outcome != SDC_AGAIN) {
         sdci_balancer_failed(b, seat);
     }
+}
+
+/* Where an upstream of this addr is; or any other place. */
+static uint32_t sdci_plan_find(const sdci_plan *plan, const char *addr)
+{
+    uint32_t from = 0;
+    uint32_t to = plan->num;
+
+    while (from < to) {
+        uint32_t middle = from + (to - from) / 2;
+        if (strcmp(plan->choices[middle].instance->addr, addr) < 0) {
+            from = middle + 1;
+        } else {
+            to = middle;
+        }
+    }
+    return from;
+}
+
+/* The end of a pick whose seat is in the plan no more. What the plan counts as in flight for its
+   endpoint is one less, though not for the seat that is there now. */
+static SDCI_NOINLINE void sdci_balancer_let_go(sdc_balancer *b, sdci_seat *seat)
+{
+    sdci_shard *shard = sdci_balancer_shard(b);
+
+    if (b->desc.policy == SDC_POLICY_LEAST_LOADED) {
+        uint32_t place = sdci_plan_find(shard->plan, seat->upstream->instance.addr);
+        sdci_balancer_carry(shard->plan, seat->record, place, UINT32_MAX);
+    }
+    sdci_unlock(&shard->lock);
+    sdci_seat_release(b, seat, 1);
 }
 
 void sdc_balancer_done(sdc_balancer *balancer, sdc_pick *pick, sdc_err outcome)
@@ -16194,20 +16304,18 @@ void sdc_balancer_done(sdc_balancer *balancer, sdc_pick *pick, sdc_err outcome)
     if (seat == NULL) {
         return;
     }
-    if (balancer->desc.policy == SDC_POLICY_LEAST_LOADED) {
-        (void)sdci_atomic_sub(&seat->record->in_flight, 1);
-    }
     if (balancer->desc.eject_after != 0) {
         sdci_balancer_judge(balancer, seat, outcome);
     }
     sdci_shard *shard = sdci_balancer_shard(balancer);
-    bool is_listed = sdci_plan_has(shard->plan, seat);
+    uint32_t place = sdci_atomic_peek(&seat->place);
+    bool is_listed = place < shard->plan->num && shard->choices[place].seat == seat;
     if (is_listed) {
-        shard->out[sdci_atomic_peek(&seat->place)]--;
+        sdci_shard_count(shard, balancer->desc.policy, place, UINT32_MAX);
     }
     sdci_unlock(&shard->lock);
     if (!is_listed) {
-        sdci_seat_release(balancer, seat, 1);
+        sdci_balancer_let_go(balancer, seat);
     }
 }
 
