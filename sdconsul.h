@@ -1110,13 +1110,15 @@ typedef enum sdc_policy {
     SDC_POLICY_WEIGHTED,        /* round robin in proportion to the weights, and
                                    smooth: 5, 1, 1 is a a b a c a a (nginx,
                                    smooth weighted round robin)               */
-    SDC_POLICY_LEAST_LOADED,    /* the better of two at random: the one with
+    SDC_POLICY_LEAST_LOADED,    /* of two that are drawn by weight the one with
                                    fewer calls in flight for its weight
                                    (Mitzenmacher, "The Power of Two Choices in
                                    Randomized Load Balancing")                */
-    SDC_POLICY_HASHED           /* the same key goes to the same instance, as
-                                   long as that is there (Eisenbud and others,
-                                   "Maglev", 3.4)                             */
+    SDC_POLICY_HASHED           /* the same key goes to the same instance as
+                                   long as that is there, whichever others come
+                                   and go (Thaler and Ravishankar, "Using
+                                   Name-Based Mappings to Increase Hit Rates";
+                                   keys share 65536 slots)                    */
 } sdc_policy;
 
 typedef struct sdc_balancer_desc {
@@ -1151,8 +1153,8 @@ typedef struct sdc_balancer_desc {
        so that a change of the list moves few (gRPC A68, random subsetting). */
     uint32_t    subset_size;        /*                       (all)            */
     /* Tries beyond the first that sdc_retry and sdc_attempt may make in all, as
-       a share of their first ones; 10 a second are always free (Finagle docs:
-       retry budgets). */
+       a share of their first ones, of which 100 can be saved up; 10 a second
+       are always free (Finagle docs: retry budgets). */
     uint32_t    retry_percent;      /*                       (20)             */
 } sdc_balancer_desc;
 
@@ -1206,12 +1208,13 @@ typedef struct sdc_retry_desc {
     void    *user;
 } sdc_retry_desc;
 
-/* Picks and calls until one call succeeds: not the same endpoint twice while
-   another is left; a hashed one goes on in its key's own order. Blocks in call
-   and in the pauses. Any thread.
+/* Picks and calls until one call succeeds: none of the last 16 endpoints again
+   while another is left; a hashed one goes on in its key's own order. Blocks in
+   call and in the pauses. Any thread.
    Ends with SDC_OK, with the last try's error, with SDC_ERR_TIMEOUT when the
-   deadline ended it, with SDC_ERR_EMPTY at once when there is nothing to pick,
-   or SDC_ERR_ARG. The message counts the tries and names the last ones. */
+   deadline ended it or that try had no verdict, with SDC_ERR_EMPTY at once when
+   there is nothing to pick, or SDC_ERR_ARG. The message counts the tries and
+   names the last ones. */
 SDC_API sdc_err sdc_retry(sdc_balancer *balancer, const sdc_retry_desc *desc,
                           sdc_error *error);
 
@@ -1231,7 +1234,8 @@ typedef struct sdc_attempt {
 SDC_API void sdc_attempt_init(sdc_attempt *attempt, sdc_balancer *balancer,
                               const sdc_retry_desc *desc);
 /* SDC_OK: call attempt->pick, then sdc_attempt_done. SDC_AGAIN: come back after
-   pause_ms. Anything else: given up, as sdc_retry ends. */
+   pause_ms. Anything else: given up, as sdc_retry ends; after that, and after
+   success, SDC_ERR_ARG. */
 SDC_API sdc_err sdc_attempt_next(sdc_attempt *attempt, sdc_error *error);
 /* SDC_OK: finished. Else sdc_attempt_next says how it goes on. */
 SDC_API void sdc_attempt_done(sdc_attempt *attempt, sdc_err outcome);
@@ -1987,15 +1991,15 @@ const char *sdc_err_str(sdc_err err)
     case SDC_ERR_ARG:     return "invalid argument";
     case SDC_ERR_NOMEM:   return "out of memory";
     case SDC_ERR_LIMIT:   return "a limit was reached";
-    case SDC_ERR_RESOLVE: return "the agent's name has no address";
-    case SDC_ERR_CONNECT: return "no connection to the agent";
+    case SDC_ERR_RESOLVE: return "the name has no address";
+    case SDC_ERR_CONNECT: return "no connection";
     case SDC_ERR_TLS:     return "TLS was refused";
     case SDC_ERR_IO:      return "the connection broke";
     case SDC_ERR_TIMEOUT: return "no answer in time";
     case SDC_ERR_HTTP:    return "the answer is not valid HTTP";
-    case SDC_ERR_STATUS:  return "the agent answered with an error";
+    case SDC_ERR_STATUS:  return "an error for an answer";
     case SDC_ERR_DENIED:  return "permission denied";
-    case SDC_ERR_BUSY:    return "the agent asks for fewer requests";
+    case SDC_ERR_BUSY:    return "too many requests";
     case SDC_ERR_JSON:    return "the answer is not valid JSON";
     case SDC_ERR_SHAPE:   return "the answer has an unexpected form";
     case SDC_ERR_EMPTY:   return "nothing to pick from";
@@ -2341,10 +2345,15 @@ static uint64_t sdci_random_upto(sdci_random *random, uint64_t max)
     return max == UINT64_MAX ? bits : bits % (max + 1);
 }
 
-/* Evenly from 0 to below `num`, which is not 0: without a division, for picks. */
+/* 32 random bits as one of `num` numbers from 0 on: without a division, for picks. */
+static uint32_t sdci_scaled(uint32_t bits, uint32_t num)
+{
+    return (uint32_t)(((uint64_t)bits * num) >> 32);
+}
+
 static uint32_t sdci_random_below(sdci_random *random, uint32_t num)
 {
-    return (uint32_t)(((sdci_random_next(random) >> 32) * num) >> 32);
+    return sdci_scaled((uint32_t)(sdci_random_next(random) >> 32), num);
 }
 
 /* The pause after the nth failure in a row (from 1): anywhere between min and min doubled n-1
@@ -14679,8 +14688,11 @@ static void sdci_endpointer_enter(sdc_endpointer *e, sdci_endpointer_state state
     if (state != SDCI_ENDPOINTER_FAILS) {
         e->invalid_at_ms = SDCI_FOREVER;
     }
-    e->is_changed = e->is_changed || state == SDCI_ENDPOINTER_INVALID ||
-                    state == SDCI_ENDPOINTER_CLOSED || e->state == SDCI_ENDPOINTER_INVALID;
+    if (state == SDCI_ENDPOINTER_INVALID || state == SDCI_ENDPOINTER_CLOSED ||
+        e->state == SDCI_ENDPOINTER_INVALID) {
+        e->is_changed = true;   /* what an empty set means, if nothing else */
+        e->behind_ms = 0;
+    }
     e->state = state;
 }
 
@@ -14925,6 +14937,7 @@ static void sdci_endpointer_release(sdc_task *task)
     sdc_cache *source = e->source;
 
     e->source = NULL;
+    sdc_task_on_wake(task, NULL, NULL);     /* a pick that holds it may be about to wake it */
     sdc_cache_unsubscribe(source, sdci_endpointer_on_event, e);
     sdci_cache_release(source);
     sdci_endpointer_run(e, true);
@@ -15021,8 +15034,8 @@ sdc_err sdc_endpointer_each(sdc_endpointer *endpointer, sdc_endpoint_fn fn, void
      round robin     each once               the next one
      random          each once               any
      weighted        smooth, by weight       the next one
-     least loaded    each once               the better of any two
-     hashed          a table (Maglev)        any, by the numbers of the key
+     least loaded    smooth, by weight       the better of any two
+     hashed          a table (rendezvous)    any, by the numbers of the key
 
    What changes between two lists (who is ejected, or young) is marks that a
    pick passes over.
@@ -15038,7 +15051,7 @@ sdc_err sdc_endpointer_each(sdc_endpointer *endpointer, sdc_endpoint_fn fn, void
 #define SDCI_SHARDS      16u
 #define SDCI_PLAN_HOLDS  0x40000000u
 #define SDCI_ORDER_MAX   65536u     /* weights are scaled so that they sum up to no more */
-#define SDCI_TABLE       65537u     /* a prime (Maglev, 3.4) */
+#define SDCI_TABLE       65536u     /* slots for keys */
 #define SDCI_DRAWS       16u        /* that meet a mark, before the list is searched */
 #define SDCI_ROUTE_AWAY  65536u     /* all calls go to other zones; less is a share of them */
 #define SDCI_ROUTE_ALL   65537u
@@ -15058,7 +15071,9 @@ typedef struct sdci_record {
     uint32_t marks;                 /* atomic; changed under the balancer's lock, as all below */
     uint64_t born_ms;
     uint64_t until_ms;              /* when an ejection ends, or ended */
-    uint32_t times;                 /* how long the next ejection will be, less one */
+    struct sdci_record *next;       /* among the ejected */
+    const sdc_instance *instance;   /* of its seat in the newest plan */
+    uint32_t times;                 /* how long the newest ejection was */
     bool is_listed, is_home, is_healthy;
     uint32_t plan, place;           /* the newest that it is in; the planning thread's */
     uint32_t holds;                 /* of seats; atomic */
@@ -15142,6 +15157,7 @@ struct sdc_balancer {
     uint32_t num_started;           /* atomic: shards that somebody has used */
     uint32_t lock;                  /* of all below but the shards */
     sdci_tally tally;
+    sdci_record *ejected;
     sdci_random random;
     sdci_budget budget;
     sdci_shard_line shards[SDCI_SHARDS];
@@ -15162,13 +15178,13 @@ static const sdc_allocator *sdci_balancer_allocator(const sdc_balancer *b)
     return &sdci_balancer_client(b)->allocator;
 }
 
-static void sdci_balancer_log(const sdc_balancer *b, sdc_log_level level,
-                              const sdc_instance *instance, const char *action)
+static void sdci_balancer_log(const sdc_balancer *b, sdc_log_level level, const char *addr,
+                              const char *action)
 {
     sdc_kv fields[3];
 
     fields[0] = sdci_kv("event", "balancer");
-    fields[1] = sdci_kv("addr", instance->addr);
+    fields[1] = sdci_kv("addr", addr);
     fields[2] = sdci_kv("action", action);
     sdci_log(sdci_balancer_client(b), level, fields, 3);
 }
@@ -15358,36 +15374,66 @@ static bool sdci_smooth(const sdc_allocator *allocator, const uint32_t *weights,
 
 /* -- Orders: a table for keys -- */
 
-/* Where an upstream stands in its own permutation of the table's slots. */
-typedef struct sdci_walk {
-    uint32_t slot, skip;
-} sdci_walk;
+/* Rendezvous hashing (Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates"),
+   worked out for slots instead of keys. An upstream bids for one slot after the other, which ones
+   and when follows from its addr alone, and a slot is its who bids first: so when one comes or goes
+   only slots of its own change hands. */
+typedef struct sdci_bidder {
+    sdci_random random;
+    uint64_t every;                 /* a bid comes in each such span of time: 1 / weight */
+    uint64_t num_bids;
+    uint64_t at;                    /* the time of its next bid */
+    uint32_t slot;                  /* for which it is */
+} sdci_bidder;
 
-static sdci_walk sdci_walk_of(const char *addr, uint64_t seed)
+static void sdci_bidder_next(sdci_bidder *bidder)
 {
-    uint64_t hash = sdci_hash(addr, strlen(addr), seed);
-    sdci_walk walk;
+    uint64_t bits = sdci_random_next(&bidder->random);
 
-    walk.slot = (uint32_t)(hash >> 32) % SDCI_TABLE;
-    walk.skip = (uint32_t)hash % (SDCI_TABLE - 1) + 1;
-    return walk;
+    bidder->slot = sdci_scaled((uint32_t)(bits >> 32), SDCI_TABLE);
+    bidder->at = bidder->num_bids * bidder->every + ((bits & 0xFFFF) * bidder->every >> 16);
+    bidder->num_bids++;
 }
 
-/* By turns, which follow the weights, each takes the next free slot of its permutation: then about
-   1/n of the slots change when one of n comes or goes (Maglev, 3.4). */
-static void sdci_fill_table(uint32_t *table, sdci_walk *walks, const uint32_t *turns,
-                            size_t num_turns)
+static void sdci_bidder_init(sdci_bidder *bidder, const char *addr, uint32_t weight, uint64_t seed)
 {
-    for (size_t i = 0; i < SDCI_TABLE; i++) {
-        table[i] = UINT32_MAX;
-    }
-    for (size_t i = 0; i < SDCI_TABLE; i++) {
-        uint32_t who = turns[i % num_turns];
-        sdci_walk *walk = &walks[who];
-        while (table[walk->slot] != UINT32_MAX) {
-            walk->slot = (walk->slot + walk->skip) % SDCI_TABLE;
+    bidder->random.state = sdci_hash(addr, strlen(addr), seed);
+    bidder->every = ((uint64_t)1 << 42) / weight;
+    bidder->num_bids = 0;
+    sdci_bidder_next(bidder);
+}
+
+/* All bids before a time. Answers how many slots got their first. */
+static size_t sdci_bid(sdci_bidder *bidder, uint32_t who, uint64_t until, uint32_t *table,
+                       uint64_t *won_at)
+{
+    size_t num_first = 0;
+
+    for (; bidder->at < until; sdci_bidder_next(bidder)) {
+        uint64_t *won = &won_at[bidder->slot];
+        num_first += *won == UINT64_MAX ? 1 : 0;
+        if (bidder->at < *won) {
+            *won = bidder->at;
+            table[bidder->slot] = who;
         }
-        table[walk->slot] = who;
+    }
+    return num_first;
+}
+
+/* In spans of time, each with about half as many bids as there are slots, until none is free. */
+static void sdci_fill_table(uint32_t *table, uint64_t *won_at, sdci_bidder *bidders, size_t num,
+                            uint64_t sum_of_weights)
+{
+    uint64_t span = sdci_max(((uint64_t)SDCI_TABLE / 2 << 42) / sum_of_weights, 1);
+    size_t num_free = SDCI_TABLE;
+
+    for (size_t i = 0; i < SDCI_TABLE; i++) {
+        won_at[i] = UINT64_MAX;
+    }
+    for (uint64_t until = span; num_free > 0; until += span) {
+        for (size_t i = 0; i < num; i++) {
+            num_free -= sdci_bid(&bidders[i], (uint32_t)i, until, table, won_at);
+        }
     }
 }
 
@@ -15423,11 +15469,28 @@ static bool sdci_order_alloc(const sdc_allocator *allocator, sdci_order *order, 
     return order->at != NULL;
 }
 
+/* Each place is itself where that is possible, which saves picks a look. */
+static bool sdci_order_even(sdci_ranks *ranks, sdci_order *order)
+{
+    if (ranks->num == ranks->plan->num) {
+        order->num = ranks->num;
+        return true;
+    }
+    bool is_done = sdci_order_alloc(sdci_balancer_allocator(ranks->balancer), order, ranks->num);
+    for (size_t i = 0; i < order->num; i++) {
+        order->at[i] = (uint32_t)i;
+    }
+    return is_done;
+}
+
 static bool sdci_order_weighted(sdci_ranks *ranks, sdci_order *order)
 {
     const sdc_allocator *allocator = sdci_balancer_allocator(ranks->balancer);
     size_t sum = sdci_reduce_weights(ranks->weights, ranks->num);
 
+    if (sum == ranks->num) {
+        return sdci_order_even(ranks, order);
+    }
     return sdci_order_alloc(allocator, order, sum) &&
            sdci_smooth(allocator, ranks->weights, ranks->grouped, ranks->num, order->at, sum);
 }
@@ -15435,21 +15498,21 @@ static bool sdci_order_weighted(sdci_ranks *ranks, sdci_order *order)
 static bool sdci_order_hashed(sdci_ranks *ranks, sdci_order *order)
 {
     const sdc_allocator *allocator = sdci_balancer_allocator(ranks->balancer);
-    size_t size = ranks->num * sizeof(sdci_walk);
-    sdci_order turns = { NULL, 0 };
-    sdci_walk *walks = (sdci_walk *)sdci_resize(allocator, NULL, 0, size);
-    bool is_done = walks != NULL && sdci_order_weighted(ranks, &turns) &&
-                   sdci_order_alloc(allocator, order, SDCI_TABLE);
+    size_t size = ranks->num * sizeof(sdci_bidder) + SDCI_TABLE * sizeof(uint64_t);
+    uint64_t *won_at = (uint64_t *)sdci_resize(allocator, NULL, 0, size);
+    bool is_done = won_at != NULL && sdci_order_alloc(allocator, order, SDCI_TABLE);
+    uint64_t sum = 0;
 
     if (is_done) {
+        sdci_bidder *bidders = (sdci_bidder *)(void *)(won_at + SDCI_TABLE);
         for (size_t i = 0; i < ranks->num; i++) {
-            const sdci_upstream *upstream = sdci_plan_upstream(ranks->plan, ranks->places[i]);
-            walks[i] = sdci_walk_of(upstream->instance.addr, ranks->balancer->desc.seed);
+            const char *addr = sdci_plan_upstream(ranks->plan, ranks->places[i])->instance.addr;
+            sdci_bidder_init(&bidders[i], addr, ranks->weights[i], ranks->balancer->desc.seed);
+            sum += ranks->weights[i];
         }
-        sdci_fill_table(order->at, walks, turns.at, turns.num);
+        sdci_fill_table(order->at, won_at, bidders, ranks->num, sum);
     }
-    sdci_order_free(allocator, &turns);
-    sdci_free(allocator, walks, size);
+    sdci_free(allocator, won_at, size);
     return is_done;
 }
 
@@ -15459,21 +15522,13 @@ static bool sdci_order_fill(sdci_ranks *ranks, sdci_order *order)
     bool is_done = true;
 
     switch (ranks->balancer->desc.policy) {
-    case SDC_POLICY_WEIGHTED: is_done = sdci_order_weighted(ranks, order); break;
-    case SDC_POLICY_HASHED:   is_done = sdci_order_hashed(ranks, order);   break;
+    case SDC_POLICY_WEIGHTED:
+    case SDC_POLICY_LEAST_LOADED: is_done = sdci_order_weighted(ranks, order); break;
+    case SDC_POLICY_HASHED:       is_done = sdci_order_hashed(ranks, order);   break;
     case SDC_POLICY_ROUND_ROBIN:
-    case SDC_POLICY_RANDOM:
-    case SDC_POLICY_LEAST_LOADED:
-        if (ranks->num == ranks->plan->num) {
-            order->num = ranks->num;        /* each place is itself */
-            return true;
-        }
-        is_done = sdci_order_alloc(sdci_balancer_allocator(ranks->balancer), order, ranks->num);
-        for (size_t i = 0; i < order->num; i++) {
-            order->at[i] = (uint32_t)i;
-        }
+    case SDC_POLICY_RANDOM:       is_done = sdci_order_even(ranks, order);     break;
     }
-    for (size_t i = 0; i < order->num && is_done; i++) {
+    for (size_t i = 0; i < order->num && order->at != NULL && is_done; i++) {
         order->at[i] = ranks->places[order->at[i]];
     }
     return is_done;
@@ -15768,6 +15823,60 @@ static void sdci_balancer_reroute(sdc_balancer *b)
     sdci_atomic_poke(&b->route, sdci_balancer_find_route(b));
 }
 
+/* Takes one out of the tally, changes what it counts, and puts it back in again. */
+static void sdci_balancer_set_ejected(sdc_balancer *b, sdci_record *record, bool on)
+{
+    sdci_tally_count(&b->tally, record, false);
+    sdci_record_mark(b, record, SDCI_EJECTED, on);
+    sdci_tally_count(&b->tally, record, true);
+    if (on) {
+        record->next = b->ejected;
+        b->ejected = record;
+    } else {
+        sdci_record **at = &b->ejected;
+        while (*at != record) {
+            at = &(*at)->next;
+        }
+        *at = record->next;
+        sdci_atomic_poke(&record->num_failed, 0);
+    }
+    sdci_balancer_reroute(b);
+}
+
+/* So many may be out; one of two in any case. */
+static bool sdci_balancer_may_eject(const sdc_balancer *b, uint32_t num)
+{
+    return (uint64_t)num * 100 <= (uint64_t)b->tally.listed * b->desc.eject_max_percent ||
+           (num == 1 && b->tally.listed > 1);
+}
+
+/* One whose time is over comes back, or one too many of a list that has become shorter. Its addr is
+   for the log, which is written without the lock. False: there is none. */
+static bool sdci_balancer_take_back(sdc_balancer *b, uint64_t now_ms, char addr[64])
+{
+    sdci_lock(&b->lock);
+    bool is_too_many = b->tally.ejected > 0 && !sdci_balancer_may_eject(b, b->tally.ejected);
+    sdci_record *record = b->ejected;
+    while (record != NULL && record->until_ms > now_ms && !is_too_many) {
+        record = record->next;
+    }
+    if (record != NULL) {
+        (void)snprintf(addr, 64, "%s", record->instance->addr);
+        sdci_balancer_set_ejected(b, record, false);
+    }
+    sdci_unlock(&b->lock);
+    return record != NULL;
+}
+
+static void sdci_balancer_take_all_back(sdc_balancer *b, uint64_t now_ms)
+{
+    char addr[64];
+
+    while (sdci_balancer_take_back(b, now_ms, addr)) {
+        sdci_balancer_log(b, SDC_LOG_INFO, addr, "back");
+    }
+}
+
 /* -- Following -- */
 
 /* What a new plan says of a record. */
@@ -15783,6 +15892,7 @@ static void sdci_balancer_note(sdc_balancer *b, const sdci_plan *plan, uint32_t 
     sdci_lock(&b->lock);
     sdci_tally_count(&b->tally, record, false);
     record->is_listed = true;
+    record->instance = &upstream->instance;
     record->is_home = sdci_balancer_is_home(b, &upstream->instance);
     record->is_healthy = (plan->groups[i] & SDCI_IS_HEALTHY) != 0;
     if (is_new && is_late && b->desc.slow_start_ms > 0) {
@@ -15797,10 +15907,12 @@ static void sdci_balancer_note(sdc_balancer *b, const sdci_plan *plan, uint32_t 
 static void sdci_balancer_forget(sdc_balancer *b, sdci_record *record)
 {
     sdci_lock(&b->lock);
+    if (sdci_record_is(record, SDCI_EJECTED)) {
+        sdci_balancer_set_ejected(b, record, false);
+    }
+    sdci_record_mark(b, record, SDCI_YOUNG, false);
     sdci_tally_count(&b->tally, record, false);
     record->is_listed = false;
-    sdci_record_mark(b, record, SDCI_YOUNG, false);
-    sdci_record_mark(b, record, SDCI_EJECTED, false);
     sdci_unlock(&b->lock);
 }
 
@@ -15865,6 +15977,7 @@ static void sdci_balancer_adopt(sdc_balancer *b, sdci_plan *plan, sdc_err err)
     sdci_lock(&b->lock);
     sdci_balancer_reroute(b);
     sdci_unlock(&b->lock);
+    sdci_balancer_take_all_back(b, now_ms);
     if (old != plan) {
         sdci_plan_free(b, old, plan);
     }
@@ -15909,7 +16022,6 @@ typedef struct sdci_wish {
     const uint32_t *tried;          /* serials of endpoints that are not wanted again */
     size_t num_tried;
     uint64_t now_ms;                /* only while there are marks */
-    const sdc_instance *back;       /* picked, and its ejection ended just now; or NULL */
 } sdci_wish;
 
 /* Nobody waits for a thread that was put to sleep in a shard: the next one will do. */
@@ -15956,12 +16068,12 @@ static SDCI_INLINE uint32_t sdci_draw_next(sdci_shard *shard, unsigned group, ui
     return at;
 }
 
-/* The better of two: fewer calls in flight, this one included, for its weight. */
+/* The better of two, which were drawn by weight: fewer calls in flight for its weight. */
 static SDCI_INLINE uint32_t sdci_draw_better(const sdci_shard *shard, uint32_t a, uint32_t b)
 {
     const uint32_t *weights = shard->plan->weights;
-    uint64_t load_a = (uint64_t)sdci_atomic_peek(&shard->out[a]) + 1;
-    uint64_t load_b = (uint64_t)sdci_atomic_peek(&shard->out[b]) + 1;
+    uint64_t load_a = sdci_atomic_peek(&shard->out[a]);
+    uint64_t load_b = sdci_atomic_peek(&shard->out[b]);
 
     if (weights != NULL) {
         load_a *= weights[b];
@@ -15984,9 +16096,10 @@ static SDCI_INLINE uint32_t sdci_draw(sdc_policy policy, sdci_shard *shard, unsi
     if (policy == SDC_POLICY_ROUND_ROBIN || policy == SDC_POLICY_WEIGHTED) {
         return sdci_order_place(order, sdci_draw_next(shard, group, num));
     }
-    uint32_t at = sdci_order_place(order, sdci_random_below(random, num));
+    uint64_t bits = sdci_random_next(random);
+    uint32_t at = sdci_order_place(order, sdci_scaled((uint32_t)(bits >> 32), num));
     if (policy == SDC_POLICY_LEAST_LOADED) {
-        uint32_t other = sdci_order_place(order, sdci_random_below(random, num));
+        uint32_t other = sdci_order_place(order, sdci_scaled((uint32_t)bits, num));
         at = sdci_draw_better(shard, at, other);
     }
     return at;
@@ -16009,25 +16122,11 @@ static unsigned sdci_balancer_group(const sdc_balancer *b, const sdci_plan *plan
     return group;
 }
 
-/* An ejected one whose time is over comes back. */
-static bool sdci_record_is_back(sdc_balancer *b, sdci_record *record, uint64_t now_ms)
-{
-    if (now_ms < record->until_ms) {
-        return false;
-    }
-    sdci_tally_count(&b->tally, record, false);
-    sdci_record_mark(b, record, SDCI_EJECTED, false);
-    sdci_atomic_poke(&record->num_failed, 0);
-    sdci_tally_count(&b->tally, record, true);
-    sdci_balancer_reroute(b);
-    return true;
-}
-
 /* A young one is picked in proportion to its age. */
 static bool sdci_record_is_grown(sdc_balancer *b, sdci_record *record, const sdci_wish *wish)
 {
     uint32_t span_ms = b->desc.slow_start_ms;
-    uint64_t age_ms = wish->now_ms - record->born_ms;
+    uint64_t age_ms = wish->now_ms - sdci_min(record->born_ms, wish->now_ms);
 
     if (age_ms >= span_ms) {
         sdci_record_mark(b, record, SDCI_YOUNG, false);
@@ -16037,8 +16136,8 @@ static bool sdci_record_is_grown(sdc_balancer *b, sdci_record *record, const sdc
 }
 
 /* `takes`: marks that do not matter. */
-static bool sdci_balancer_accepts(sdc_balancer *b, const sdci_choice *choice, sdci_wish *wish,
-                                  uint32_t takes)
+static bool sdci_balancer_accepts(sdc_balancer *b, const sdci_choice *choice,
+                                  const sdci_wish *wish, uint32_t takes)
 {
     sdci_record *record = choice->seat->record;
     uint32_t marks = sdci_atomic_peek(&record->marks) & ~takes;
@@ -16048,23 +16147,17 @@ static bool sdci_balancer_accepts(sdc_balancer *b, const sdci_choice *choice, sd
             return false;
         }
     }
-    if (marks == 0 || wish->now_ms == 0) {
+    if (marks != SDCI_YOUNG) {
         return marks == 0;
     }
-    bool was_ejected = (marks & SDCI_EJECTED) != 0;
     sdci_lock(&b->lock);
-    bool is_taken = !was_ejected || sdci_record_is_back(b, record, wish->now_ms);
-    bool is_back = was_ejected && is_taken;
-    if (is_taken && (marks & SDCI_YOUNG) != 0) {
-        is_taken = sdci_record_is_grown(b, record, wish);
-    }
+    bool is_grown = sdci_record_is_grown(b, record, wish);
     sdci_unlock(&b->lock);
-    wish->back = is_back && is_taken ? choice->instance : NULL;
-    return is_taken;
+    return is_grown;
 }
 
 /* Along the whole plan, from anywhere: one of these groups that is accepted; else `otherwise`. */
-static uint32_t sdci_balancer_search(sdc_balancer *b, const sdci_plan *plan, sdci_wish *wish,
+static uint32_t sdci_balancer_search(sdc_balancer *b, const sdci_plan *plan, const sdci_wish *wish,
                                      unsigned groups, uint32_t takes, uint32_t otherwise)
 {
     uint32_t from = sdci_random_below(wish->random, plan->num);
@@ -16081,7 +16174,7 @@ static uint32_t sdci_balancer_search(sdc_balancer *b, const sdci_plan *plan, sdc
 
 /* When draws have met with marks, or endpoints that were tried, alone: one of the group, then of
    any healthy ones, then one that is ejected, but not one that was tried while another is left. */
-static uint32_t sdci_balancer_seek(sdc_balancer *b, const sdci_plan *plan, sdci_wish *wish,
+static uint32_t sdci_balancer_seek(sdc_balancer *b, const sdci_plan *plan, const sdci_wish *wish,
                                    unsigned group, uint32_t drawn)
 {
     unsigned own = SDCI_IN(group);
@@ -16098,7 +16191,7 @@ static uint32_t sdci_balancer_seek(sdc_balancer *b, const sdci_plan *plan, sdci_
 }
 
 static uint32_t sdci_balancer_choose(sdc_balancer *b, sdci_shard *shard,
-                                     sdci_wish *wish)
+                                     const sdci_wish *wish)
 {
     const sdci_plan *plan = shard->plan;
     unsigned group = sdci_balancer_group(b, plan, wish);
@@ -16144,6 +16237,7 @@ static SDCI_NOINLINE sdc_err sdci_balancer_take(sdc_balancer *b, sdci_wish *wish
     sdci_endpointer_look(b->endpointer);
     if (sdci_atomic_peek(&b->num_marks) != 0) {
         wish->now_ms = sdc_client_now_ms(sdci_balancer_client(b));
+        sdci_balancer_take_all_back(b, wish->now_ms);
     }
     sdci_shard *shard = sdci_balancer_shard(b);
     if (shard->plan->num == 0) {
@@ -16157,9 +16251,6 @@ static SDCI_NOINLINE sdc_err sdci_balancer_take(sdc_balancer *b, sdci_wish *wish
     }
     wish->random = wish->random != NULL ? wish->random : &shard->random;
     sdci_shard_pick(shard, b->desc.policy, sdci_balancer_choose(b, shard, wish), out);
-    if (wish->back != NULL) {
-        sdci_balancer_log(b, SDC_LOG_INFO, wish->back, "back");
-    }
     return SDC_OK;
 }
 
@@ -16222,36 +16313,28 @@ static uint64_t sdci_record_sentence_ms(const sdc_balancer *b, sdci_record *reco
 }
 
 /* True: it is left out from now on. */
-static bool sdci_balancer_try_eject(sdc_balancer *b, sdci_record *record, uint64_t now_ms)
+static bool sdci_balancer_eject(sdc_balancer *b, sdci_record *record, uint64_t now_ms)
 {
-    uint64_t num = (uint64_t)b->tally.ejected + 1;
-    bool has_room = num * 100 <= (uint64_t)b->tally.listed * b->desc.eject_max_percent ||
-                    (num == 1 && b->tally.listed > 1);
-
-    if (!record->is_listed || sdci_record_is(record, SDCI_EJECTED) || !has_room) {
-        return false;
+    sdci_lock(&b->lock);
+    bool is_ejected = record->is_listed && !sdci_record_is(record, SDCI_EJECTED) &&
+                      sdci_balancer_may_eject(b, b->tally.ejected + 1);
+    if (is_ejected) {
+        record->until_ms = now_ms + sdci_record_sentence_ms(b, record, now_ms);
+        sdci_balancer_set_ejected(b, record, true);
     }
-    sdci_tally_count(&b->tally, record, false);
-    record->until_ms = now_ms + sdci_record_sentence_ms(b, record, now_ms);
-    sdci_record_mark(b, record, SDCI_EJECTED, true);
-    sdci_tally_count(&b->tally, record, true);
-    sdci_balancer_reroute(b);
-    return true;
+    sdci_unlock(&b->lock);
+    return is_ejected;
 }
 
 static void sdci_balancer_failed(sdc_balancer *b, const sdci_seat *seat)
 {
-    sdci_record *record = seat->record;
-
-    if (sdci_atomic_add(&record->num_failed, 1) < b->desc.eject_after) {
+    if (sdci_atomic_add(&seat->record->num_failed, 1) < b->desc.eject_after) {
         return;
     }
     uint64_t now_ms = sdc_client_now_ms(sdci_balancer_client(b));
-    sdci_lock(&b->lock);
-    bool is_ejected = sdci_balancer_try_eject(b, record, now_ms);
-    sdci_unlock(&b->lock);
-    if (is_ejected) {
-        sdci_balancer_log(b, SDC_LOG_WARN, &seat->upstream->instance, "ejected");
+    sdci_balancer_take_all_back(b, now_ms);
+    if (sdci_balancer_eject(b, seat->record, now_ms)) {
+        sdci_balancer_log(b, SDC_LOG_WARN, seat->upstream->instance.addr, "ejected");
     }
 }
 
@@ -16333,9 +16416,10 @@ static sdc_err sdci_balancer_valid(const sdc_balancer_desc *desc, sdc_error *err
     if ((unsigned)desc->policy > SDC_POLICY_HASHED) {
         return sdci_fail(error, SDC_ERR_ARG, "policy is none of sdc_policy");
     }
-    if (sdci_is_empty(desc->zone) && (desc->zone_meta != NULL || desc->zone_min_percent != 0)) {
+    bool has_meta = !sdci_is_empty(desc->zone_meta);
+    if (sdci_is_empty(desc->zone) && (has_meta || desc->zone_min_percent != 0)) {
         return sdci_fail(error, SDC_ERR_ARG, "%s without zone",
-                         desc->zone_meta != NULL ? "zone_meta" : "zone_min_percent");
+                         has_meta ? "zone_meta" : "zone_min_percent");
     }
     if (desc->eject_after == 0 && (desc->eject_ms != 0 || desc->eject_max_percent != 0)) {
         return sdci_fail(error, SDC_ERR_ARG, "%s without eject_after",
@@ -16372,11 +16456,11 @@ static bool sdci_balancer_configure(sdc_balancer *b, const sdc_balancer_desc *de
     if (!sdci_is_empty(desc->zone)) {
         b->zone = sdci_copy(&client->allocator, desc->zone);
     }
-    if (desc->zone_meta != NULL) {
+    if (!sdci_is_empty(desc->zone_meta)) {
         b->zone_meta = sdci_copy(&client->allocator, desc->zone_meta);
     }
     return (b->zone != NULL || sdci_is_empty(desc->zone)) &&
-           (b->zone_meta != NULL || desc->zone_meta == NULL);
+           (b->zone_meta != NULL || sdci_is_empty(desc->zone_meta));
 }
 
 static void sdci_balancer_retain(sdci_follower *follower)
@@ -16390,11 +16474,11 @@ static void sdci_balancer_release(sdci_follower *follower)
     sdc_balancer *b = sdci_balancer_of(follower);
     sdc_endpointer *e = b->endpointer;
     const sdc_allocator *allocator = sdci_balancer_allocator(b);
-    sdci_plan *plan = b->plan;
 
     if (sdci_atomic_sub(&b->holds, 1) != 0) {
         return;
     }
+    sdci_plan *plan = b->plan;
     sdci_balancer_switch(b, &b->nothing, SDC_ERR_EMPTY);
     for (uint32_t i = 0; i < plan->num; i++) {
         SDC_ASSERT(sdci_atomic_get(&plan->choices[i].seat->holds) == SDCI_PLAN_HOLDS);
@@ -16559,19 +16643,6 @@ static bool sdci_budget_spend(sdc_balancer *b, uint64_t now_ms)
 
 /* -- Giving up -- */
 
-/* Of a call, where sdc_err_str speaks of the agent. */
-static const char *sdci_try_str(sdc_err err)
-{
-    switch (err) {
-    case SDC_AGAIN:       return "no verdict";
-    case SDC_ERR_RESOLVE: return "its name has no address";
-    case SDC_ERR_CONNECT: return "no connection";
-    case SDC_ERR_STATUS:  return "an error for an answer";
-    case SDC_ERR_BUSY:    return "it asks for fewer requests";
-    default:              return sdc_err_str(err);
-    }
-}
-
 /* Ends the call; the message is why, how many tries there were, and how the last ones failed. */
 static sdc_err sdci_attempt_end(sdc_attempt *attempt, sdci_attempt *a, sdc_err err, const char *why,
                                 sdc_error *error)
@@ -16585,12 +16656,12 @@ static sdc_err sdci_attempt_end(sdc_attempt *attempt, sdci_attempt *a, sdc_err e
         return sdci_fail(error, err, "%s", why);
     }
     if (attempt->number == 1) {
-        return sdci_fail(error, err, "%s after 1 try: %s (%s)", why, sdci_try_str(last->err),
+        return sdci_fail(error, err, "%s after 1 try: %s (%s)", why, sdc_err_str(last->err),
                          last->addr);
     }
     return sdci_fail(error, err, "%s after %u tries: %s (%s), before that %s (%s)", why,
-                     attempt->number, sdci_try_str(last->err), last->addr,
-                     sdci_try_str(before->err), before->addr);
+                     attempt->number, sdc_err_str(last->err), last->addr,
+                     sdc_err_str(before->err), before->addr);
 }
 
 /* A call that ends while nobody knows how its last try went took too long for its program. */
