@@ -21,7 +21,7 @@ CFLAGS_ALL := $(CSTD) $(WARN) $(EXTRA)
 SUITE      := $(wildcard ../shared/json-suite)
 
 EXAMPLES := discover poll register watch $(if $(filter Linux,$(shell uname -s)),epoll)
-GROUPS   := decoders watch requests
+GROUPS   := decoders watch requests calls
 # the entries decoder in each way it can be built: a name, and what the compiler is told for it
 VARIANTS := fast plain words plain_words
 DEFINES_plain       := -DSDC_NO_FAST_PATH
@@ -159,7 +159,8 @@ test-build: $(TEST_X) $(EXAMPLE_X) $(B)/demo
 
 test: test-build
 	@SDC_JSON_SUITE="$(SUITE)" CC="$(CC)" CXX="$(CXX)" B="$(B)" sh tests/support/tap.sh -j $(JOBS) \
-	    '$(B)/sim --tap $(SIM_SEEDS)' $(B)/group_requests $(B)/group_watch $(B)/group_decoders \
+	    '$(B)/sim --tap $(SIM_SEEDS)' $(B)/group_requests $(B)/group_watch $(B)/group_calls \
+	    $(B)/group_decoders \
 	    $(B)/test_contract $(B)/sim_breaks \
 	    '$(B)/variant_fast first_half' '$(B)/variant_fast second_half' \
 	    $(filter-out $(B)/variant_fast,$(VARIANT_X)) \

@@ -1,0 +1,7 @@
+/* One translation unit and one program: the header is compiled once for all of these. */
+#define SDCONSUL_IMPLEMENTATION
+#include "../sdconsul.h"
+
+#include "test_endpointer.c"
+
+TEST_MAIN(GROUP(cases_endpointer))
