@@ -551,6 +551,454 @@ static void test_92_events_are_released_by_any_thread(void)
     pthread_join(threads[1], NULL);
 }
 
+/* ---- endpoints and picks --------------------------------------------------------------------- */
+
+enum { THREADS_PICKERS = 4, THREADS_HELD = 3, THREADS_SLOTS = 4, THREADS_ADDRS = 8 };
+#define THREADS_ALIVE 0x616c697665u
+
+/* What open makes. Its members are plain on purpose: ThreadSanitizer then proves that each use of
+   it comes before its close. */
+typedef struct threads_endpoint {
+    uint64_t  canary;
+    char      addr[24];
+} threads_endpoint;
+
+/* A pick on its way to another thread, which ends it. */
+typedef struct threads_slot {
+    uint32_t      state;            /* atomic: 0 free, 1 written to or read from, 2 full     */
+    sdc_balancer *balancer;
+    sdc_pick      pick;
+} threads_slot;
+
+typedef struct threads_calls {
+    sdc_client     *client;
+    sdc_cache      *cache;
+    sdc_endpointer *endpointer;
+    sdc_balancer   *balancer;
+    uint64_t        random;         /* of the updating thread                                */
+    bool            has_bad;        /* each eighth open fails                                */
+    uint32_t        opens, closes, asked;       /* atomic, and so are these                  */
+    uint32_t        picks, dones, walks;
+    uint32_t        is_over;
+    threads_slot    slots[THREADS_SLOTS];
+} threads_calls;
+
+static sdc_err threads_open(void *user, const sdc_instance *instance, void **endpoint)
+{
+    threads_calls *c = (threads_calls *)user;
+    threads_add(&c->asked);
+    if (c->has_bad && threads_get(&c->asked) % 8 == 0) {
+        return SDC_ERR_USER;
+    }
+    threads_endpoint *e = (threads_endpoint *)malloc(sizeof *e);
+    if (e == NULL) {
+        abort();
+    }
+    e->canary = THREADS_ALIVE;
+    snprintf(e->addr, sizeof e->addr, "%s", instance->addr);
+    threads_add(&c->opens);
+    *endpoint = e;
+    return SDC_OK;
+}
+
+static void threads_close(void *user, void *endpoint)
+{
+    threads_calls *c = (threads_calls *)user;
+    threads_endpoint *e = (threads_endpoint *)endpoint;
+    CHECK_U64(e->canary, THREADS_ALIVE);
+    e->canary = 0;
+    e->addr[0] = '\0';
+    free(e);
+    threads_add(&c->closes);
+}
+
+/* xorshift: the threads' own, so that none waits for another's. */
+static uint32_t threads_draw(uint64_t *random, uint32_t below)
+{
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    return (uint32_t)(*random >> 16) % below;
+}
+
+static bool threads_calls_begin(threads_calls *c, sdc_policy policy, uint32_t invalidate_after_ms)
+{
+    sdc_client_desc at;
+    sdc_endpointer_desc desc;
+    sdc_balancer_desc how;
+    memset(c, 0, sizeof *c);
+    memset(&at, 0, sizeof at);
+    memset(&desc, 0, sizeof desc);
+    memset(&how, 0, sizeof how);
+    c->random = 88172645463325252u;
+    c->has_bad = invalidate_after_ms != 0;
+    at.ignore_environment = true;
+    desc.open = threads_open;
+    desc.close = threads_close;
+    desc.user = c;
+    desc.invalidate_after_ms = invalidate_after_ms;
+    how.policy = policy;
+    return CHECK_ERR(sdc_client_create(&at, &c->client, NULL), SDC_OK) &&
+           CHECK_ERR(sdc_cache_create(NULL, &c->cache), SDC_OK) &&
+           CHECK_ERR(sdc_endpointer_create(c->cache, &desc, c->client, &c->endpointer, NULL),
+                     SDC_OK) &&
+           CHECK_ERR(sdc_balancer_create(c->endpointer, &how, &c->balancer, NULL), SDC_OK);
+}
+
+static void threads_calls_end(threads_calls *c)
+{
+    sdc_endpointer_destroy(c->endpointer);
+    sdc_balancer_destroy(c->balancer);
+    sdc_cache_destroy(c->cache);
+    sdc_client_destroy(c->client);
+    CHECK(threads_get(&c->opens) > 0);
+    CHECK_INT(threads_get(&c->closes), threads_get(&c->opens));
+    CHECK_INT(threads_get(&c->dones), threads_get(&c->picks));
+}
+
+/* Some of the addrs, with other weights each time; some twice, under two IDs; now and then none. */
+static void threads_change(threads_calls *c)
+{
+    sdc_instance list[2 * THREADS_ADDRS];
+    char addrs[THREADS_ADDRS][24];
+    size_t num = 0;
+    bool is_empty = threads_draw(&c->random, 40) == 0;
+    memset(list, 0, sizeof list);
+    for (unsigned i = 0; i < THREADS_ADDRS && !is_empty; i++) {
+        snprintf(addrs[i], sizeof addrs[i], "10.0.0.%u:80", i + 1);
+        unsigned kind = threads_draw(&c->random, 6);
+        for (unsigned n = 0; n < (kind < 3 ? 1u : kind == 3 ? 2u : 0u); n++) {
+            list[num].addr = addrs[i];
+            list[num].id = n == 0 ? "a" : "b";
+            list[num].weight = threads_draw(&c->random, 4);
+            num++;
+        }
+    }
+    CHECK_ERR(sdc_cache_update(c->cache, list, num, 7, sdc_client_now_ms(c->client)), SDC_OK);
+    if (threads_draw(&c->random, 8) == 0) {
+        CHECK_ERR(sdc_cache_update_error(c->cache, SDC_ERR_CONNECT, "away",
+                                         sdc_client_now_ms(c->client)), SDC_OK);
+        threads_pause(threads_draw(&c->random, 4) * 1000);
+    }
+}
+
+/* Nobody has closed it. */
+static void threads_use(const sdc_pick *pick)
+{
+    const threads_endpoint *e = (const threads_endpoint *)pick->endpoint;
+    CHECK_U64(e->canary, THREADS_ALIVE);
+    CHECK_STR(e->addr, pick->instance->addr);
+}
+
+static void threads_done(threads_calls *c, sdc_balancer *balancer, sdc_pick *pick)
+{
+    if (pick->endpoint != NULL) {
+        threads_use(pick);
+        threads_add(&c->dones);
+        sdc_balancer_done(balancer, pick, SDC_OK);
+    }
+}
+
+/* False: the slot was not in that state. */
+static bool threads_take_slot(threads_slot *slot, uint32_t state)
+{
+    uint32_t expected = state;
+    return __atomic_compare_exchange_n(&slot->state, &expected, 1, false, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_SEQ_CST);
+}
+
+/* Gives the pick to whoever comes by, and ends one that another thread has left there. */
+static void threads_hand_over(threads_calls *c, threads_slot *slot, sdc_balancer *balancer,
+                              sdc_pick *pick)
+{
+    if (threads_take_slot(slot, 0)) {
+        slot->balancer = balancer;
+        slot->pick = *pick;
+        memset(pick, 0, sizeof *pick);
+        threads_set(&slot->state, 2);
+    } else if (threads_take_slot(slot, 2)) {
+        threads_done(c, slot->balancer, &slot->pick);
+        threads_set(&slot->state, 0);
+    }
+}
+
+static void threads_empty_slots(threads_calls *c)
+{
+    for (size_t i = 0; i < THREADS_SLOTS; i++) {
+        if (threads_take_slot(&c->slots[i], 2)) {
+            threads_done(c, c->slots[i].balancer, &c->slots[i].pick);
+        }
+    }
+}
+
+static void threads_next(threads_calls *c, sdc_balancer *balancer, uint64_t *random,
+                         sdc_pick *pick)
+{
+    char key[2] = { (char)('a' + threads_draw(random, 26)), '\0' };
+    sdc_err err = sdc_balancer_next(balancer, key, pick);
+    if (err == SDC_OK) {
+        threads_add(&c->picks);
+        threads_use(pick);
+    } else {
+        CHECK(err == SDC_ERR_EMPTY || err == SDC_ERR_CONNECT);
+    }
+}
+
+/* A few picks at a time, ended in any order, here or elsewhere. */
+static void *threads_run_picker(void *user)
+{
+    threads_calls *c = (threads_calls *)user;
+    sdc_pick held[THREADS_HELD];
+    uint64_t random = (uint64_t)(uintptr_t)held | 1;
+    memset(held, 0, sizeof held);
+    while (threads_get(&c->is_over) == 0) {
+        sdc_pick *pick = &held[threads_draw(&random, THREADS_HELD)];
+        if (pick->endpoint == NULL) {
+            threads_next(c, c->balancer, &random, pick);
+        } else if (threads_draw(&random, 4) == 0) {
+            threads_hand_over(c, &c->slots[threads_draw(&random, THREADS_SLOTS)], c->balancer,
+                              pick);
+        } else {
+            threads_done(c, c->balancer, pick);
+        }
+        if (threads_draw(&random, 64) == 0) {
+            sched_yield();
+        }
+    }
+    for (size_t i = 0; i < THREADS_HELD; i++) {
+        threads_done(c, c->balancer, &held[i]);
+    }
+    return NULL;
+}
+
+/* Changes the list for so long, and until so much has happened. */
+static void threads_change_for(threads_calls *c, uint64_t most_ms, uint32_t *value, uint32_t want)
+{
+    uint64_t from_ms = agent_server_now();
+    while (agent_server_now() - from_ms < most_ms ||
+           (threads_get(value) < want && agent_server_now() - from_ms < THREADS_SOON_MS)) {
+        threads_change(c);
+        threads_pause(threads_draw(&c->random, 200));
+    }
+    CHECK(threads_get(value) >= want);
+}
+
+static void threads_start_all(pthread_t *threads, size_t num, void *(*run)(void *), void *user)
+{
+    for (size_t i = 0; i < num; i++) {
+        threads[i] = threads_start(run, user);
+    }
+}
+
+static void threads_join_all(const pthread_t *threads, size_t num)
+{
+    for (size_t i = 0; i < num; i++) {
+        pthread_join(threads[i], NULL);
+    }
+}
+
+static void test_92_picks_while_the_list_changes(void)
+{
+    for (int policy = SDC_POLICY_ROUND_ROBIN; policy <= SDC_POLICY_HASHED; policy++) {
+        threads_calls c;
+        pthread_t pickers[THREADS_PICKERS];
+        test_note("policy %d", policy);
+        REQUIRE(threads_calls_begin(&c, (sdc_policy)policy, policy % 2 == 0 ? 0 : 2));
+        threads_start_all(pickers, THREADS_PICKERS, threads_run_picker, &c);
+        threads_change_for(&c, threads_ms() / 4, &c.picks, 1000);
+        threads_set(&c.is_over, 1);
+        threads_join_all(pickers, THREADS_PICKERS);
+        threads_empty_slots(&c);
+        threads_calls_end(&c);
+    }
+}
+
+/* ---- balancers and walks that come and go ---- */
+
+static void *threads_run_balancers(void *user)
+{
+    threads_calls *c = (threads_calls *)user;
+    uint64_t random = (uint64_t)(uintptr_t)&random | 1;
+    while (threads_get(&c->is_over) == 0) {
+        sdc_balancer *balancer = NULL;
+        sdc_balancer_desc how;
+        sdc_pick picks[THREADS_HELD];
+        memset(&how, 0, sizeof how);
+        memset(picks, 0, sizeof picks);
+        how.policy = (sdc_policy)threads_draw(&random, SDC_POLICY_HASHED + 1);
+        how.seed = threads_draw(&random, 2);
+        CHECK_ERR(sdc_balancer_create(c->endpointer, &how, &balancer, NULL), SDC_OK);
+        for (size_t i = 0; i < THREADS_HELD; i++) {
+            threads_next(c, balancer, &random, &picks[i]);
+        }
+        threads_pause(threads_draw(&random, 3) * 100);
+        for (size_t i = 0; i < THREADS_HELD; i++) {
+            threads_done(c, balancer, &picks[i]);
+        }
+        sdc_balancer_destroy(balancer);
+    }
+    return NULL;
+}
+
+static sdc_err threads_visit(void *user, void *endpoint, const sdc_instance *instance)
+{
+    threads_calls *c = (threads_calls *)user;
+    sdc_pick seen = { endpoint, instance, NULL };
+    threads_use(&seen);
+    threads_add(&c->walks);
+    if (threads_get(&c->walks) % 32 == 0) {
+        threads_pause(100);                 /* so that the list changes under it */
+        threads_use(&seen);
+    }
+    return SDC_OK;
+}
+
+static void *threads_run_walks(void *user)
+{
+    threads_calls *c = (threads_calls *)user;
+    while (threads_get(&c->is_over) == 0) {
+        CHECK_ERR(sdc_endpointer_each(c->endpointer, threads_visit, c), SDC_OK);
+    }
+    return NULL;
+}
+
+static void test_92_balancers_come_and_go_while_the_list_changes(void)
+{
+    threads_calls c;
+    pthread_t makers[2];
+    REQUIRE(threads_calls_begin(&c, SDC_POLICY_ROUND_ROBIN, 0));
+    threads_start_all(makers, 2, threads_run_balancers, &c);
+    pthread_t picker = threads_start(threads_run_picker, &c);
+    pthread_t walker = threads_start(threads_run_walks, &c);
+    threads_change_for(&c, threads_ms() / 2, &c.walks, 200);
+    threads_set(&c.is_over, 1);
+    threads_join_all(makers, 2);
+    pthread_join(picker, NULL);
+    pthread_join(walker, NULL);
+    threads_empty_slots(&c);
+    threads_calls_end(&c);
+}
+
+/* ---- the endpointer's task ---- */
+
+static void *threads_run_steps(void *user)
+{
+    threads_calls *c = (threads_calls *)user;
+    sdc_task *task = sdc_endpointer_task(c->endpointer);
+    uint64_t from_ms = agent_server_now();
+    sdc_err err = SDC_OK;
+    for (int i = 0; err != SDC_STOPPED && agent_server_now() - from_ms < 2 * THREADS_SOON_MS; i++) {
+        err = sdc_step(task, i % 4 - 1);
+        CHECK(err == SDC_AGAIN || err == SDC_OK || err == SDC_STOPPED);
+    }
+    CHECK_ERR(err, SDC_STOPPED);
+    return NULL;
+}
+
+static void test_92_endpointer_is_stepped_while_the_list_changes(void)
+{
+    threads_calls c;
+    pthread_t pickers[2];
+    REQUIRE(threads_calls_begin(&c, SDC_POLICY_WEIGHTED, 2));
+    pthread_t stepper = threads_start(threads_run_steps, &c);
+    threads_start_all(pickers, 2, threads_run_picker, &c);
+    threads_change_for(&c, threads_ms() / 2, &c.picks, 1000);
+    threads_set(&c.is_over, 1);
+    threads_join_all(pickers, 2);
+    sdc_stop(sdc_endpointer_task(c.endpointer));
+    pthread_join(stepper, NULL);
+    threads_empty_slots(&c);
+    threads_calls_end(&c);
+}
+
+/* A step that blocks without an end hears of what is to be done by an update elsewhere: an open to
+   be tried again, and endpoints to be dropped. */
+static void test_92_update_wakes_a_step_that_blocks(void)
+{
+    threads_calls c;
+    sdc_instance one;
+    REQUIRE(threads_calls_begin(&c, SDC_POLICY_ROUND_ROBIN, 50));
+    memset(&one, 0, sizeof one);
+    one.addr = "10.0.0.1:80";
+    pthread_t stepper = threads_start(threads_run_steps, &c);
+    threads_pause(20000);
+    threads_set(&c.asked, 7);               /* the next open is one that fails */
+    CHECK_ERR(sdc_cache_update(c.cache, &one, 1, 7, sdc_client_now_ms(c.client)), SDC_OK);
+    CHECK_INT(threads_get(&c.opens), 0);
+    CHECK(threads_await(&c.opens, 1));
+    threads_pause(20000);
+    CHECK_ERR(sdc_cache_update_error(c.cache, SDC_ERR_CONNECT, "away",
+                                     sdc_client_now_ms(c.client)), SDC_OK);
+    CHECK(threads_await(&c.closes, 1));
+    sdc_stop(sdc_endpointer_task(c.endpointer));
+    pthread_join(stepper, NULL);
+    threads_calls_end(&c);
+}
+
+/* ---- the end of an endpointer ---- */
+
+static void test_92_endpointer_is_destroyed_while_others_pick(void)
+{
+    for (unsigned round = 0; round < 10; round++) {
+        threads_calls c;
+        pthread_t pickers[THREADS_PICKERS];
+        REQUIRE(threads_calls_begin(&c, (sdc_policy)(round % 5), 0));
+        while (threads_get(&c.opens) == 0) {
+            threads_change(&c);
+        }
+        threads_start_all(pickers, THREADS_PICKERS, threads_run_picker, &c);
+        CHECK(threads_await(&c.picks, 20));
+        sdc_endpointer_destroy(c.endpointer);
+        c.endpointer = NULL;
+        sdc_cache_destroy(c.cache);
+        sdc_client_destroy(c.client);
+        c.cache = NULL;
+        c.client = NULL;
+        threads_pause(200);
+        threads_set(&c.is_over, 1);
+        threads_join_all(pickers, THREADS_PICKERS);
+        threads_empty_slots(&c);
+        sdc_pick pick;
+        CHECK_ERR(sdc_balancer_next(c.balancer, NULL, &pick), SDC_ERR_EMPTY);
+        CHECK_INT(threads_get(&c.closes), threads_get(&c.opens));
+        threads_calls_end(&c);
+    }
+}
+
+/* Whoever lets go last closes, there and then. */
+typedef struct threads_last {
+    threads_calls calls;
+    sdc_pick      pick;
+    uint32_t      before, after;    /* closes, as the thread saw them                        */
+} threads_last;
+
+static void *threads_run_last(void *user)
+{
+    threads_last *last = (threads_last *)user;
+    last->before = threads_get(&last->calls.closes);
+    threads_done(&last->calls, last->calls.balancer, &last->pick);
+    last->after = threads_get(&last->calls.closes);
+    return NULL;
+}
+
+static void test_92_last_done_closes_on_its_own_thread(void)
+{
+    threads_last last;
+    sdc_instance one;
+    memset(&last, 0, sizeof last);
+    memset(&one, 0, sizeof one);
+    one.addr = "10.0.0.1:80";
+    REQUIRE(threads_calls_begin(&last.calls, SDC_POLICY_RANDOM, 0));
+    CHECK_ERR(sdc_cache_update(last.calls.cache, &one, 1, 7, 1), SDC_OK);
+    threads_next(&last.calls, last.calls.balancer, &last.calls.random, &last.pick);
+    CHECK_ERR(sdc_cache_update(last.calls.cache, &one, 0, 7, 1), SDC_OK);
+    pthread_t thread = threads_start(threads_run_last, &last);
+    pthread_join(thread, NULL);
+    CHECK_INT(last.before, 0);
+    CHECK_INT(last.after, 1);
+    threads_calls_end(&last.calls);
+}
+
 static const test_case cases_threads[] = {
     TEST(test_92_what_any_thread_may_call_while_others_step),
     TEST(test_92_hook_that_waits_stalls_no_other_thread),
@@ -558,6 +1006,12 @@ static const test_case cases_threads[] = {
     TEST(test_92_stop_from_another_thread_at_any_time),
     TEST(test_92_tasks_of_one_client_on_threads_of_their_own),
     TEST(test_92_events_are_released_by_any_thread),
+    TEST(test_92_picks_while_the_list_changes),
+    TEST(test_92_balancers_come_and_go_while_the_list_changes),
+    TEST(test_92_endpointer_is_stepped_while_the_list_changes),
+    TEST(test_92_update_wakes_a_step_that_blocks),
+    TEST(test_92_endpointer_is_destroyed_while_others_pick),
+    TEST(test_92_last_done_closes_on_its_own_thread),
 };
 
 TEST_MAIN(GROUP(cases_threads))
