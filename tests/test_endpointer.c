@@ -944,8 +944,8 @@ static void test_endpointer_failed_opens_have_pauses_of_their_own(void)
     ep_bed_deinit(&bed);
 }
 
-/* A loop that sleeps until the old deadline has to hear of the new one: as of sdc_registrar_set_...,
-   by the wake hook. */
+/* A loop that sleeps until the old deadline has to hear of the new one: by the wake hook, as after
+   sdc_registrar_set_... */
 static void ep_on_wake(void *user, sdc_task *task)
 {
     (void)task;
