@@ -413,22 +413,31 @@ static unsigned ep_share(sdc_balancer *balancer, const char *addr, unsigned num)
 
 /* ---- the task -------------------------------------------------------------------------------- */
 
-static uint64_t ep_deadline(const ep_bed *bed)
+static sdc_err ep_step(ep_bed *bed)
+{
+    return sdc_step(sdc_endpointer_task(bed->endpointer), 0);
+}
+
+static uint64_t ep_wants(const ep_bed *bed)
 {
     return sdc_task_wants(sdc_endpointer_task(bed->endpointer)).deadline_ms;
 }
 
-static sdc_err ep_step(ep_bed *bed)
+/* As a loop finds it, which steps a task at once that was woken. */
+static uint64_t ep_deadline(ep_bed *bed)
 {
-    return sdc_step(sdc_endpointer_task(bed->endpointer), 0);
+    if (ep_wants(bed) <= bed->now_ms) {
+        CHECK_ERR(ep_step(bed), SDC_AGAIN);
+    }
+    return ep_wants(bed);
 }
 
 /* Lets time pass as a loop does that steps the task at its deadlines and no oftener. */
 static void ep_run(ep_bed *bed, uint64_t ms)
 {
     uint64_t until_ms = bed->now_ms + ms;
-    for (unsigned spins = 0; ep_deadline(bed) <= until_ms; spins++) {
-        uint64_t next_ms = ep_deadline(bed);
+    for (unsigned spins = 0; ep_wants(bed) <= until_ms; spins++) {
+        uint64_t next_ms = ep_wants(bed);
         if (next_ms > bed->now_ms) {
             bed->now_ms = next_ms;
             spins = 0;
@@ -1019,7 +1028,7 @@ static void test_endpointer_further_errors_do_not_put_it_off(void)
     CHECK_STR(ep_all(&bed), "1:1");
     ep_run(&bed, 200);
     CHECK_STR(ep_all(&bed), "");
-    CHECK_ERR(ep_try(&bed), SDC_ERR_TIMEOUT);
+    CHECK_ERR(ep_try(&bed), SDC_ERR_CONNECT);   /* what began it */
     ep_bed_deinit(&bed);
 }
 
@@ -1399,11 +1408,9 @@ static void test_endpointer_destroyed_in_a_close_of_a_step(void)
 static void ep_in_close_drop_all(ep_bed *bed, ep_thing *thing)
 {
     (void)thing;
-    for (unsigned which = 0; which < 4; which++) {
-        if (which != 1) {
-            ep_destroy_nth(bed, which);
-        }
-    }
+    ep_destroy(bed);
+    ep_destroy_nth(bed, 2);
+    ep_destroy_nth(bed, 3);
 }
 
 static void test_endpointer_everything_is_destroyed_in_a_close(void)
@@ -1517,8 +1524,10 @@ static void test_endpointer_picks_in_a_close(void)
     CHECK_INT(ep_open_now(&bed, NULL), 1);
     CHECK_ERR(ep_put(&bed, "4:1"), SDC_OK);
     CHECK_INT(ep_open_now(&bed, "3:1"), 1);
+    sdc_pick last = bed.pick;
+    memset(&bed.pick, 0, sizeof bed.pick);
     bed.in_close = ep_in_close_pick;            /* of done itself */
-    ep_done(&bed, &bed.pick);
+    ep_done(&bed, &last);
     CHECK_STR(bed.pick.instance->addr, "4:1");
     ep_done(&bed, &bed.pick);
     CHECK_STR(ep_all(&bed), "4:1");
@@ -1771,9 +1780,13 @@ static void test_endpointer_task_stops(void)
     CHECK_ERR(sdc_step(task, -1), SDC_STOPPED);
     CHECK_U64(ep_deadline(&bed), UINT64_MAX);
     bed.now_ms += 100000;
+    bed.bad = NULL;
     CHECK_ERR(sdc_step(task, 0), SDC_STOPPED);
-    CHECK_ERR(ep_try(&bed), SDC_OK);
     CHECK_INT(bed.num_asked, 2);
+    CHECK_ERR(ep_try(&bed), SDC_OK);            /* from now on nobody steps it: picks look */
+    CHECK_STR(ep_all(&bed), "1:1 2:1");
+    CHECK_ERR(ep_put(&bed, "3:1"), SDC_OK);
+    CHECK_STR(ep_all(&bed), "3:1");
     ep_destroy(&bed);
     CHECK_INT(ep_open_now(&bed, NULL), 0);
     ep_bed_deinit(&bed);
@@ -1974,7 +1987,8 @@ static void test_endpointer_over_a_watch(void)
     sdc_balancer_done(balancer, &pick, SDC_OK);
     ep_watch_goes_on(&r, task, 3000);
     CHECK_INT(count.closes, 2);
-    CHECK_ERR(sdc_balancer_next(balancer, NULL, &pick), SDC_ERR_CONNECT);
+    sdc_err err = sdc_balancer_next(balancer, NULL, &pick);
+    CHECK(err == SDC_ERR_IO || err == SDC_ERR_CONNECT);     /* a connection broke first */
     script_set_down(r.script, false);
     script_health(r.script, 11, SCRIPT_LIST(r.script, { .address = "10.1.0.2", .port = 80,
                                                         .id = "b" }));
@@ -2044,6 +2058,7 @@ typedef struct ep_model {
     uint64_t      failed_ms[EP_ADDRS];
     bool          is_bad[EP_ADDRS];
     bool          is_now[EP_ADDRS];         /* of sdc_endpointer_each                         */
+    unsigned      num_policies;     /* most go without the last one, whose tables take long   */
     bool          is_stepped;       /* else its picks do all                                  */
     bool          is_short;         /* of memory, now and then                                */
     bool          is_updating;      /* then all may be tried                                  */
@@ -2087,7 +2102,7 @@ static sdc_err ep_story_open(void *user, const sdc_instance *instance, void **en
 {
     ep_model *m = (ep_model *)user;
     size_t addr = ep_index(instance->addr);
-    CHECK(m->is_nested || ep_is_wanted(m, addr));
+    CHECK(m->is_nested || m->is_short || ep_is_wanted(m, addr));
     if (m->num_failed[addr] > 0 && !m->is_updating && !m->is_short) {
         CHECK(m->bed.now_ms >= m->failed_ms[addr] + 50);
     }
@@ -2145,10 +2160,11 @@ static void ep_story_update(ep_model *m)
 
 static void ep_story_error(ep_model *m)
 {
-    m->outage = ep_draw(m, 2) == 0 ? SDC_ERR_CONNECT : SDC_ERR_TIMEOUT;
+    sdc_err err = ep_draw(m, 2) == 0 ? SDC_ERR_CONNECT : SDC_ERR_TIMEOUT;
+    m->outage = m->since_ms != 0 ? m->outage : err;
     m->since_ms = m->since_ms != 0 ? m->since_ms : m->bed.now_ms;
     m->is_updating = true;
-    CHECK_ERR(ep_fail(&m->bed, m->outage), SDC_OK);
+    CHECK_ERR(ep_fail(&m->bed, err), SDC_OK);
     m->is_updating = false;
 }
 
@@ -2204,7 +2220,7 @@ static void ep_story_balancer(ep_model *m)
     if (*place == NULL) {
         sdc_balancer_desc desc;
         memset(&desc, 0, sizeof desc);
-        desc.policy = (sdc_policy)ep_draw(m, SDC_POLICY_HASHED + 1);
+        desc.policy = (sdc_policy)ep_draw(m, m->num_policies);
         desc.seed = ep_draw(m, 3);
         sdc_err err = sdc_balancer_create(m->bed.endpointer, &desc, place, NULL);
         CHECK(err == SDC_OK || (m->is_short && err == SDC_ERR_NOMEM));
@@ -2259,7 +2275,8 @@ static void ep_story_check_things(ep_model *m)
             num_now[ep_index(thing->addr)]++;
         }
     }
-    for (size_t addr = 0; addr < EP_ADDRS; addr++) {
+    /* without memory a balancer keeps its last list */
+    for (size_t addr = 0; addr < EP_ADDRS && !m->is_short; addr++) {
         CHECK(num_now[addr] <= (m->is_now[addr] ? 1 : 0));
     }
 }
@@ -2368,13 +2385,14 @@ static void ep_story(uint64_t seed)
     desc.open = ep_story_open;
     desc.invalidate_after_ms = m.invalidate_ms = ep_draw(&m, 2) == 0 ? 5000 : 0;
     m.bed.random = seed;
+    m.num_policies = SDC_POLICY_HASHED + (ep_draw(&m, 32) == 0 ? 1 : 0);
     m.is_stepped = ep_draw(&m, 2) == 0;
     m.is_short = ep_draw(&m, 4) == 0;
     m.is_updating = true;
     CHECK_ERR(sdc_endpointer_create(m.bed.cache, &desc, m.bed.client, &m.bed.endpointer, NULL),
               SDC_OK);
     m.is_updating = false;
-    m.bed.balancer = ep_balancer(m.bed.endpointer, (sdc_policy)ep_draw(&m, 5));
+    m.bed.balancer = ep_balancer(m.bed.endpointer, (sdc_policy)ep_draw(&m, m.num_policies));
     for (int i = 0; i < EP_OPS && test_num_failures() == 0; i++) {
         if (m.is_short && ep_draw(&m, 4) == 0) {
             fault_alloc_fail(&m.bed.memory, 1 + ep_draw(&m, 8), ep_draw(&m, 2) == 0);
