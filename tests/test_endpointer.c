@@ -711,6 +711,92 @@ static void test_endpointer_instance_of_a_pick_is_of_its_time(void)
     ep_bed_deinit(&bed);
 }
 
+/* Everything that an instance points to is a pick's own: source and endpointer may be gone. */
+static void ep_check_arrays(const sdc_instance *i)
+{
+    REQUIRE(i->num_tags == 3 && i->num_meta == 2 && i->num_tagged_addresses == 1);
+    REQUIRE(i->num_ports == 2);
+    CHECK_STR(i->tags[0], "");
+    CHECK_STR(i->tags[2], "yy");
+    CHECK_STR(i->meta[0].key, "a");
+    CHECK_STR(i->meta[1].value, "22");
+    CHECK_STR(i->tagged_addresses[0].key, "wan");
+    CHECK_STR(i->tagged_addresses[0].address, "1.2.3.4");
+    CHECK_INT(i->tagged_addresses[0].port, 81);
+    CHECK_STR(i->ports[0].name, "http");
+    CHECK_INT(i->ports[1].port, 90);
+    CHECK(i->ports[0].is_default && !i->ports[1].is_default);
+}
+
+static void ep_check_whole(const sdc_instance *i)
+{
+    CHECK_STR(i->addr, "unix:/run/a");
+    CHECK_STR(i->host, "h");
+    CHECK_STR(i->socket_path, "/run/a");
+    CHECK_STR(i->service, "web");
+    CHECK_STR(i->datacenter, "dc1");
+    CHECK_STR(i->ns, "n");
+    CHECK_STR(i->partition, "p");
+    CHECK_STR(i->peer, "peer");
+    CHECK_STR(i->region, "r");
+    CHECK_STR(i->zone, "z");
+    CHECK_INT(i->status, SDC_STATUS_WARNING);
+    CHECK_INT(i->port, 80);
+    ep_check_arrays(i);
+}
+
+static sdc_instance ep_whole(void)
+{
+    static const char *const tags[] = { "", "x", "yy" };
+    static const sdc_kv meta[] = { { "a", "1" }, { "b", "22" } };
+    static const sdc_address tagged[] = { { "wan", "1.2.3.4", 81 } };
+    static const sdc_port ports[] = { { "http", 80, true }, { "z", 90, false } };
+    sdc_instance one;
+    memset(&one, 0, sizeof one);
+    one.addr = "unix:/run/a";
+    one.host = "h";
+    one.socket_path = "/run/a";
+    one.id = "id";
+    one.service = "web";
+    one.node = "n1";
+    one.datacenter = "dc1";
+    one.ns = "n";
+    one.partition = "p";
+    one.peer = "peer";
+    one.tags = tags;
+    one.num_tags = 3;
+    one.meta = meta;
+    one.num_meta = 2;
+    one.tagged_addresses = tagged;
+    one.num_tagged_addresses = 1;
+    one.ports = ports;
+    one.num_ports = 2;
+    one.region = "r";
+    one.zone = "z";
+    one.status = SDC_STATUS_WARNING;
+    one.weight = 1;
+    one.port = 80;
+    return one;
+}
+
+static void test_endpointer_pick_has_the_whole_instance(void)
+{
+    ep_bed bed;
+    sdc_pick pick;
+    sdc_instance one = ep_whole();
+    REQUIRE(ep_bed_init(&bed));
+    CHECK_ERR(sdc_cache_update(bed.cache, &one, 1, 7, bed.now_ms), SDC_OK);
+    REQUIRE(ep_make(&bed, 0));
+    CHECK_ERR(ep_next(&bed, &pick), SDC_OK);
+    sdc_cache_destroy(bed.cache);
+    bed.cache = NULL;
+    sdc_endpointer_destroy(bed.endpointer);
+    bed.endpointer = NULL;
+    ep_check_whole(pick.instance);
+    ep_done(&bed, &pick);
+    ep_bed_deinit(&bed);
+}
+
 /* ---- twins and duplicates -------------------------------------------------------------------- */
 
 static void test_endpointer_twins_share_one(void)
@@ -759,6 +845,17 @@ static void test_endpointer_twins_add_their_weights(void)
     /* of the others each addr counts once */
     CHECK_ERR(ep_put(&bed, "a@1:1*5 b@1:1*10 c@2:1*5"), SDC_OK);
     CHECK_INT(ep_share(bed.balancer, "1:1", 100), 50);
+    ep_bed_deinit(&bed);
+}
+
+/* A sum beyond 32 bits is the largest one. */
+static void test_endpointer_weights_of_twins_do_not_wrap(void)
+{
+    ep_bed bed;
+    REQUIRE(ep_begin(&bed, "a@1:1*4294967295 b@1:1*2 c@2:1*4294967295", 0));
+    sdc_balancer *weighted = ep_balancer(bed.endpointer, SDC_POLICY_WEIGHTED);
+    CHECK_BETWEEN(ep_share(weighted, "1:1", 100), 49, 51);
+    sdc_balancer_destroy(weighted);
     ep_bed_deinit(&bed);
 }
 
@@ -1157,6 +1254,54 @@ static void test_endpointer_made_in_an_outage(void)
     ep_run(&bed, 2000);
     CHECK_STR(ep_all(&bed), "");
     CHECK_ERR(ep_try(&bed), SDC_ERR_CONNECT);
+    ep_bed_deinit(&bed);
+}
+
+/* An error that it hears of counts from then on, by the clock of its client, whatever the source's
+   own clock says; of one before its time the source's word is taken, if it is not in the future. */
+static void test_endpointer_source_with_another_clock(void)
+{
+    static const uint64_t clocks[] = { 5, UINT64_MAX - 5 };
+    for (size_t i = 0; i < 2; i++) {
+        ep_bed bed;
+        REQUIRE(ep_bed_init(&bed));
+        CHECK_ERR(sdc_cache_update(bed.cache, NULL, 0, 7, clocks[i]), SDC_OK);
+        REQUIRE(ep_make(&bed, 5000));
+        CHECK_ERR(sdc_cache_update_error(bed.cache, SDC_ERR_CONNECT, "", clocks[i]), SDC_OK);
+        CHECK_U64(ep_deadline(&bed), bed.now_ms + 5000);
+        ep_bed_deinit(&bed);
+    }
+    ep_bed bed;
+    REQUIRE(ep_bed_init(&bed));
+    CHECK_ERR(sdc_cache_update_error(bed.cache, SDC_ERR_CONNECT, "", UINT64_MAX - 5), SDC_OK);
+    REQUIRE(ep_make(&bed, 5000));
+    CHECK_U64(ep_deadline(&bed), bed.now_ms + 5000);
+    ep_bed_deinit(&bed);
+}
+
+/* It was well for a moment, inside a callback even: that is another outage then. */
+static void ep_in_open_flap(ep_bed *bed, const sdc_instance *instance)
+{
+    (void)instance;
+    CHECK_ERR(ep_put(bed, "1:1 2:1"), SDC_OK);
+    CHECK_ERR(ep_fail(bed, SDC_ERR_TIMEOUT), SDC_OK);
+}
+
+static void test_endpointer_outage_after_outage_in_an_open(void)
+{
+    ep_bed bed;
+    REQUIRE(ep_bed_init(&bed));
+    bed.bad = "2:1";
+    CHECK_ERR(ep_put(&bed, "1:1 2:1"), SDC_OK);
+    REQUIRE(ep_make(&bed, 5000));
+    CHECK_ERR(ep_fail(&bed, SDC_ERR_CONNECT), SDC_OK);
+    bed.now_ms += 4000;
+    bed.in_open = ep_in_open_flap;
+    bed.bad = NULL;
+    CHECK_ERR(ep_step(&bed), SDC_AGAIN);
+    CHECK_U64(ep_deadline(&bed), bed.now_ms + 5000);
+    ep_run(&bed, 5000);
+    CHECK_ERR(ep_try(&bed), SDC_ERR_TIMEOUT);
     ep_bed_deinit(&bed);
 }
 
@@ -1585,6 +1730,62 @@ static void test_endpointer_open_of_a_step_may_not_step(void)
     ep_bed_deinit(&bed);
 }
 
+/* In what another subscriber of the cache does. */
+static void ep_on_event(void *user, const sdc_event *event, const sdc_change *change)
+{
+    ep_bed *bed = (ep_bed *)user;
+    (void)change;
+    if (bed->endpointer != NULL) {
+        ep_destroy(bed);
+        CHECK_INT(ep_open_now(bed, NULL), 0);
+        sdc_balancer_destroy(bed->balancer);
+        bed->balancer = NULL;
+    } else {
+        CHECK(ep_make(bed, 0));
+        CHECK_INT(ep_open_now(bed, NULL), event->num_instances);
+    }
+}
+
+static void test_endpointer_made_and_destroyed_by_a_subscriber(void)
+{
+    ep_bed bed;
+    REQUIRE(ep_bed_init(&bed));
+    CHECK_ERR(ep_put(&bed, "1:1"), SDC_OK);
+    CHECK_ERR(sdc_cache_subscribe(bed.cache, ep_on_event, &bed), SDC_OK);
+    CHECK_STR(ep_all(&bed), "1:1");
+    CHECK_ERR(ep_put(&bed, "1:1 2:1"), SDC_OK);
+    CHECK(bed.endpointer == NULL);
+    CHECK_ERR(ep_put(&bed, "1:1 2:1 3:1"), SDC_OK);
+    CHECK_STR(ep_all(&bed), "1:1 2:1 3:1");
+    sdc_cache_unsubscribe(bed.cache, ep_on_event, &bed);
+    CHECK_ERR(ep_put(&bed, "3:1"), SDC_OK);
+    CHECK_STR(ep_all(&bed), "3:1");
+    ep_bed_deinit(&bed);
+}
+
+static void ep_in_open_stop(ep_bed *bed, const sdc_instance *instance)
+{
+    (void)instance;
+    sdc_stop(sdc_endpointer_task(bed->endpointer));
+}
+
+static void test_endpointer_task_is_stopped_in_an_open(void)
+{
+    ep_bed bed;
+    REQUIRE(ep_bed_init(&bed));
+    bed.bad = "*";
+    CHECK_ERR(ep_put(&bed, "1:1"), SDC_OK);
+    REQUIRE(ep_make(&bed, 0));
+    bed.bad = NULL;
+    bed.now_ms += 200;
+    bed.in_open = ep_in_open_stop;
+    sdc_err err = ep_step(&bed);
+    CHECK(err == SDC_AGAIN || err == SDC_STOPPED);
+    CHECK_ERR(ep_step(&bed), SDC_STOPPED);
+    CHECK_STR(ep_all(&bed), "1:1");
+    ep_bed_deinit(&bed);
+}
+
 /* ---- each ------------------------------------------------------------------------------------ */
 
 static void test_endpointer_each_goes_by_addr(void)
@@ -1690,6 +1891,41 @@ static void test_endpointer_each_leaves_out_what_is_gone(void)
     ep_bed_deinit(&bed);
 }
 
+/* Each nth of num addrs. */
+static void ep_put_many(ep_bed *bed, size_t num, size_t nth)
+{
+    sdc_instance *list = (sdc_instance *)calloc(num, sizeof *list);
+    char (*addrs)[24] = (char (*)[24])calloc(num, sizeof *addrs);
+    size_t used = 0;
+    if (list == NULL || addrs == NULL) {
+        abort();
+    }
+    for (size_t i = 0; i < num; i += nth) {
+        snprintf(addrs[used], sizeof addrs[used], "10.0.%u.%u:80", (unsigned)(i / 250),
+                 (unsigned)(i % 250));
+        list[used].addr = addrs[used];
+        list[used].weight = (uint32_t)(1 + i % 3);
+        used++;
+    }
+    CHECK_ERR(sdc_cache_update(bed->cache, list, used, 7, bed->now_ms), SDC_OK);
+    free(list);
+    free(addrs);
+}
+
+static void test_endpointer_long_list(void)
+{
+    ep_bed bed;
+    REQUIRE(ep_bed_init(&bed) && ep_make(&bed, 0));
+    ep_put_many(&bed, 5000, 1);
+    CHECK_INT(ep_open_now(&bed, NULL), 5000);
+    ep_put_many(&bed, 5000, 2);
+    CHECK_INT(ep_open_now(&bed, NULL), 2500);
+    ep_put_many(&bed, 5000, 3);
+    CHECK_INT(ep_open_now(&bed, NULL), 1667);
+    CHECK_INT(ep_opened(&bed, NULL), 5000 + 1667 - 834);
+    ep_bed_deinit(&bed);
+}
+
 /* ---- several endpointers, descs -------------------------------------------------------------- */
 
 static void test_endpointer_several_on_one_cache(void)
@@ -1763,6 +1999,36 @@ static void test_endpointer_task_has_timers_alone(void)
     CHECK_ERR(ep_fail(&bed, SDC_ERR_CONNECT), SDC_OK);
     CHECK_ERR(sdc_step(task, 0), SDC_AGAIN);
     CHECK_INT(sdc_task_wants(task).timeout_ms, 5000);
+    ep_bed_deinit(&bed);
+}
+
+static void ep_on_wants(void *user, sdc_task *task, sdc_wants wants)
+{
+    (void)task;
+    *(uint64_t *)user = wants.deadline_ms;
+}
+
+static void test_endpointer_task_tells_its_wants(void)
+{
+    ep_bed bed;
+    uint64_t told = 0;
+    sdc_stats stats;
+    sdc_error error;
+    REQUIRE(ep_begin(&bed, "1:1", 5000));
+    sdc_task *task = sdc_endpointer_task(bed.endpointer);
+    CHECK_ERR(ep_step(&bed), SDC_AGAIN);
+    sdc_task_on_wants(task, ep_on_wants, &told);
+    CHECK_U64(told, UINT64_MAX);
+    CHECK_ERR(ep_fail(&bed, SDC_ERR_CONNECT), SDC_OK);
+    CHECK_ERR(ep_step(&bed), SDC_AGAIN);            /* it was woken */
+    CHECK_U64(told, bed.now_ms + 5000);
+    bed.now_ms += 5000;
+    CHECK_ERR(ep_step(&bed), SDC_AGAIN);
+    CHECK_U64(told, UINT64_MAX);
+    sdc_task_stats(task, &stats);
+    CHECK_U64(stats.requests, 0);
+    sdc_task_error(task, &error);
+    CHECK_ERR(error.code, SDC_OK);
     ep_bed_deinit(&bed);
 }
 
@@ -2006,6 +2272,28 @@ static void test_endpointer_over_a_watch(void)
     rig_deinit(&r);
 }
 
+/* What a watch has found is there when it is over, too. */
+static void test_endpointer_over_a_watch_that_was_stopped(void)
+{
+    rig r;
+    ep_count count;
+    sdc_endpointer *endpointer = NULL;
+    sdc_endpointer_desc desc = { ep_count_open, ep_count_close, &count, 0 };
+    memset(&count, 0, sizeof count);
+    REQUIRE(rig_init(&r, NULL));
+    script_health(r.script, 10, SCRIPT_LIST(r.script, { .address = "10.1.0.1", .port = 80 }));
+    script_hold(r.script);
+    REQUIRE(rig_watch(&r, NULL));
+    rig_run(&r, 1000);
+    CHECK_ERR(rig_stop(&r), SDC_STOPPED);
+    CHECK_ERR(sdc_endpointer_create(sdc_instancer_cache(r.instancer), &desc, r.client, &endpointer,
+                                    NULL), SDC_OK);
+    CHECK_INT(count.opens, 1);
+    sdc_endpointer_destroy(endpointer);
+    CHECK_INT(count.closes, 1);
+    rig_deinit(&r);
+}
+
 /* A blocking step of the task ends its outage in time. */
 static void test_endpointer_step_that_blocks(void)
 {
@@ -2115,6 +2403,16 @@ static sdc_err ep_story_open(void *user, const sdc_instance *instance, void **en
     m->num_failed[addr] = err == SDC_OK ? 0 : m->num_failed[addr] + 1;
     m->failed_ms[addr] = m->bed.now_ms;
     return err;
+}
+
+static void ep_story_close(void *user, void *endpoint)
+{
+    ep_model *m = (ep_model *)user;
+    ep_close(&m->bed, endpoint);
+    if (!m->is_nested && m->bed.endpointer != NULL && ep_draw(m, 40) == 0) {
+        m->is_nested = true;
+        ep_story_update(m);
+    }
 }
 
 /* ---- what happens in a story ---- */
@@ -2383,6 +2681,7 @@ static void ep_story(uint64_t seed)
     REQUIRE(ep_bed_init(&m.bed));
     sdc_endpointer_desc desc = ep_desc(&m.bed);
     desc.open = ep_story_open;
+    desc.close = ep_story_close;
     desc.invalidate_after_ms = m.invalidate_ms = ep_draw(&m, 2) == 0 ? 5000 : 0;
     m.bed.random = seed;
     m.num_policies = SDC_POLICY_HASHED + (ep_draw(&m, 32) == 0 ? 1 : 0);
@@ -2436,9 +2735,11 @@ static const test_case cases_endpointer[] = {
     TEST(test_endpointer_addr_comes_back_while_it_is_picked),
     TEST(test_endpointer_survivors_keep_their_endpoint),
     TEST(test_endpointer_instance_of_a_pick_is_of_its_time),
+    TEST(test_endpointer_pick_has_the_whole_instance),
     TEST(test_endpointer_twins_share_one),
     TEST(test_endpointer_twin_that_goes_leaves_picks_alone),
     TEST(test_endpointer_twins_add_their_weights),
+    TEST(test_endpointer_weights_of_twins_do_not_wrap),
     TEST(test_endpointer_exact_duplicate_counts_once),
     TEST(test_beat_xdup_endpoints),
     TEST(test_beat_xbadfactory),
@@ -2460,6 +2761,8 @@ static const test_case cases_endpointer[] = {
     TEST(test_endpointer_invalidation_ends_attempts_to_open),
     TEST(test_endpointer_outage_before_any_list),
     TEST(test_endpointer_made_in_an_outage),
+    TEST(test_endpointer_source_with_another_clock),
+    TEST(test_endpointer_outage_after_outage_in_an_open),
     TEST(test_endpointer_made_late_in_an_outage),
     TEST(test_endpointer_invalidation_wakes_the_task),
     TEST(test_beat_xepclose),
@@ -2480,21 +2783,26 @@ static const test_case cases_endpointer[] = {
     TEST(test_endpointer_picks_in_a_close),
     TEST(test_endpointer_others_come_and_go_in_an_open),
     TEST(test_endpointer_open_of_a_step_may_not_step),
+    TEST(test_endpointer_made_and_destroyed_by_a_subscriber),
+    TEST(test_endpointer_task_is_stopped_in_an_open),
     TEST(test_endpointer_each_goes_by_addr),
     TEST(test_endpointer_each_ends_where_fn_says_so),
     TEST(test_endpointer_each_holds_all_meanwhile),
     TEST(test_endpointer_destroyed_in_each),
     TEST(test_endpointer_each_in_each),
     TEST(test_endpointer_each_leaves_out_what_is_gone),
+    TEST(test_endpointer_long_list),
     TEST(test_endpointer_several_on_one_cache),
     TEST(test_endpointer_refuses_what_cannot_be),
     TEST(test_endpointer_task_has_timers_alone),
+    TEST(test_endpointer_task_tells_its_wants),
     TEST(test_endpointer_task_stops),
     TEST(test_endpointer_update_without_memory),
     TEST(test_endpointer_every_allocation_may_fail),
     TEST(test_endpointer_unstepped_recovers_from_no_memory),
     TEST(test_endpointer_picks_allocate_nothing),
     TEST(test_endpointer_over_a_watch),
+    TEST(test_endpointer_over_a_watch_that_was_stopped),
     TEST(test_endpointer_step_that_blocks),
     TEST(test_endpointer_random_stories),
 };
