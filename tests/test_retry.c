@@ -173,7 +173,7 @@ static void test_retry_answers_the_last_error(void)
     picks_deinit(&p);
 }
 
-/* How many tries, and for the last ones where and what. */
+/* How many tries, and for the last two where and what. */
 static void test_retry_message_names_the_tries(void)
 {
     picks p;
@@ -191,10 +191,9 @@ static void test_retry_message_names_the_tries(void)
     memset(&error, 0, sizeof error);
     CHECK_ERR(sdc_retry(b, &desc, &error), SDC_ERR_DENIED);
     CHECK_HAS(error.message, "3");
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 1; i < 3; i++) {
         CHECK_HAS(error.message, p.texts[log.tries[i].number].addr);
     }
-    CHECK_HAS(error.message, sdc_err_str(SDC_ERR_IO));
     CHECK_HAS(error.message, sdc_err_str(SDC_ERR_HTTP));
     CHECK_HAS(error.message, sdc_err_str(SDC_ERR_DENIED));
     CHECK_HASNT(error.message, "\n");
@@ -263,9 +262,7 @@ static void test_retry_again_ends_it(void)
     CHECK_INT(log.agains[1], 2);
     CHECK_ERR(log.again_errs[1], SDC_ERR_USER);
     CHECK_HAS(error.message, "2");
-    CHECK_INT(p.num_sleeps, p.slept_ms > 0 ? p.num_sleeps : 0);
-    uint64_t end_ms = p.now_ms;
-    CHECK_U64(end_ms, log.tries[1].at_ms);          /* no pause where no try follows */
+    CHECK_U64(p.now_ms, log.tries[1].at_ms);        /* no pause where no try follows */
     sdc_balancer_destroy(b);
     picks_deinit(&p);
 }
@@ -385,7 +382,16 @@ static void test_retry_refuses_what_cannot_be(void)
 {
     retry_check_refusal(&(sdc_retry_desc){ .max_attempts = 3 }, "call");
     retry_check_refusal(&(sdc_retry_desc){ .call = retry_never_called, .backoff_min_ms = 100,
-                                           .backoff_max_ms = 99 }, "backoff_m");
+                                           .backoff_max_ms = 99 }, "backoff_max_ms");
+    retry_check_refusal(&(sdc_retry_desc){ .call = retry_never_called,
+                                           .backoff_min_ms = SDC_NEVER }, "backoff_min_ms");
+    retry_check_refusal(&(sdc_retry_desc){ .call = retry_never_called,
+                                           .backoff_max_ms = SDC_NEVER }, "backoff_max_ms");
+    retry_check_refusal(NULL, "desc");
+    sdc_error error = { .code = SDC_OK };
+    CHECK_ERR(sdc_retry(NULL, &(sdc_retry_desc){ .call = retry_never_called }, &error),
+              SDC_ERR_ARG);
+    CHECK_HAS(error.message, "balancer");
 }
 
 /* ---- whom it calls --------------------------------------------------------------------------- */
@@ -438,31 +444,33 @@ static void test_retry_same_again_where_none_is_left(void)
     }
 }
 
+/* Sixteen endpoints are remembered: of any 17 tries in a row no two go to the same one. */
 static void test_retry_many_different(void)
 {
+    enum { TRIES = 60, INSTANCES = 40, IN_A_ROW = 17 };
     for (size_t i = 0; i < RETRY_POLICIES; i++) {
-        static const uint32_t sizes[] = { 20, 100 };
-        for (size_t k = 0; k < 2; k++) {
-            test_note("%s, %u instances", retry_policy_names[i], (unsigned)sizes[k]);
-            picks p;
-            picks_init(&p);
-            picks_numbered(&p, 0, sizes[k]);
-            picks_show(&p);
-            sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .policy = (sdc_policy)i,
-                                                                       .seed = 5 });
-            retry_log log;
-            retry_log_init(&log, &p, SDC_ERR_IO);
-            sdc_retry_desc desc = retry_slow_desc(&log, sizes[k]);
-            CHECK_ERR(sdc_retry(b, &desc, NULL), SDC_ERR_IO);
-            CHECK_INT(log.num_tries, sizes[k]);
-            CHECK_INT(retry_num_different(&log, 0, sizes[k]), sizes[k]);
-            sdc_balancer_destroy(b);
-            picks_deinit(&p);
+        test_note("%s", retry_policy_names[i]);
+        picks p;
+        picks_init(&p);
+        picks_numbered(&p, 0, INSTANCES);
+        picks_show(&p);
+        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .policy = (sdc_policy)i,
+                                                                   .seed = 5 });
+        retry_log log;
+        retry_log_init(&log, &p, SDC_ERR_IO);
+        sdc_retry_desc desc = retry_slow_desc(&log, TRIES);
+        desc.hash_key = "key";
+        CHECK_ERR(sdc_retry(b, &desc, NULL), SDC_ERR_IO);
+        CHECK_INT(log.num_tries, TRIES);
+        for (size_t from = 0; from + IN_A_ROW <= TRIES; from++) {
+            CHECK_INT(retry_num_different(&log, from, from + IN_A_ROW), IN_A_ROW);
         }
+        sdc_balancer_destroy(b);
+        picks_deinit(&p);
     }
 }
 
-/* Where zone, subset or ejection hold one back, it is still another one. */
+/* Where its zone or an ejection holds one back, it is still another one. */
 static void test_retry_goes_beyond_its_zone(void)
 {
     for (size_t i = 0; i < RETRY_POLICIES; i++) {
@@ -634,6 +642,22 @@ static void test_retry_no_verdict_is_tried_again(void)
     picks_deinit(&p);
 }
 
+/* Nothing but that: the program has not made up its mind in time. */
+static void test_retry_without_any_verdict(void)
+{
+    picks p;
+    picks_init(&p);
+    picks_list(&p, "a b c");
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1 });
+    retry_log log;
+    retry_log_init(&log, &p, SDC_AGAIN);
+    sdc_retry_desc desc = retry_desc(&log);
+    CHECK_ERR(sdc_retry(b, &desc, NULL), SDC_ERR_TIMEOUT);
+    CHECK_INT(log.num_tries, 3);
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
 /* ---- when ------------------------------------------------------------------------------------ */
 
 /* The pauses before tries 2 to num of one call, as its tries saw the clock. */
@@ -694,9 +718,11 @@ static void test_retry_pauses_have_full_jitter(void)
     static const uint64_t usual[] = { 10, 20, 40, 80, 160, 320, 640, 1000 };
     static const uint64_t capped[] = { 100, 200, 250, 250, 250 };
     static const uint64_t even[] = { 70, 70, 70 };
+    static const uint64_t beyond[] = { 1500, 1500 };    /* more than the usual limit */
     retry_check_jitter(0, 0, usual, 8);
     retry_check_jitter(100, 250, capped, 5);
     retry_check_jitter(70, 70, even, 3);
+    retry_check_jitter(1500, 0, beyond, 2);
 }
 
 /* The doubling ends where 32 bits do. */
@@ -844,7 +870,7 @@ static void test_retry_never_spins(void)
     sdc_err err = sdc_retry(b, &desc, NULL);
     CHECK(err == SDC_ERR_TIMEOUT || err == SDC_ERR_IO);
     CHECK_BETWEEN(log.num_tries, 8, 80);
-    CHECK_INT(p.num_sleeps, log.num_tries - (err == SDC_ERR_IO));
+    CHECK_BETWEEN(p.num_sleeps, log.num_tries * 3 / 4, log.num_tries);    /* a pause may be 0 */
     sdc_balancer_destroy(b);
     picks_deinit(&p);
 }
@@ -1116,9 +1142,10 @@ static void test_retry_attempt_gives_up_for_good(void)
     for (size_t i = 0; i < 3; i++) {
         sdc_error error;
         memset(&error, 0, sizeof error);
-        CHECK_ERR(sdc_attempt_next(&attempt, &error), SDC_ERR_CONNECT);
-        CHECK_ERR(error.code, SDC_ERR_CONNECT);
-        CHECK_HAS(error.message, "2");
+        sdc_err err = i == 0 ? SDC_ERR_CONNECT : SDC_ERR_ARG;   /* asked after its end */
+        CHECK_ERR(sdc_attempt_next(&attempt, &error), err);
+        CHECK_ERR(error.code, err);
+        CHECK_HAS(error.message, i == 0 ? "2 tries" : "ended");
         CHECK(attempt.pick.endpoint == NULL);
         p.now_ms += 100000;
     }
@@ -1144,7 +1171,7 @@ static void test_retry_attempt_of_nobody(void)
     sdc_error error;
     memset(&error, 0, sizeof error);
     CHECK_ERR(sdc_attempt_next(&attempt, &error), SDC_ERR_ARG);
-    CHECK_HAS(error.message, "backoff_m");
+    CHECK_HAS(error.message, "backoff_max_ms");
     sdc_attempt_deinit(&attempt);
     sdc_balancer_destroy(b);
     picks_deinit(&p);
@@ -1195,7 +1222,7 @@ static void test_retry_attempt_deinit_at_any_time(void)
 
 static void test_retry_attempts_side_by_side(void)
 {
-    enum { NUM = 300 };
+    enum { NUM = 200 };
     static sdc_attempt attempts[NUM];
     picks p;
     picks_init(&p);
@@ -1214,7 +1241,7 @@ static void test_retry_attempts_side_by_side(void)
         sdc_attempt_done(&attempts[i], i % 2 == 0 ? SDC_ERR_IO : SDC_OK);
     }
     for (size_t i = 0; i < NUM; i += 2) {
-        CHECK_ERR(retry_step(&p, &attempts[i]), SDC_OK);
+        REQUIRE(retry_step(&p, &attempts[i]) == SDC_OK);
         CHECK_INT(attempts[i].number, 2);
         CHECK(picks_number(attempts[i].pick.instance->addr) != firsts[i]);
     }
@@ -1275,6 +1302,7 @@ static const test_case cases_retry[] = {
     TEST(test_retry_follows_the_list),
     TEST(test_retry_outcomes_count_for_ejection),
     TEST(test_retry_no_verdict_is_tried_again),
+    TEST(test_retry_without_any_verdict),
     TEST(test_retry_pauses_have_full_jitter),
     TEST(test_retry_pauses_of_many_tries),
     TEST(test_retry_without_limits_has_no_left_ms),
