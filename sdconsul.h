@@ -1118,7 +1118,7 @@ typedef enum sdc_policy {
                                    long as that is there, whichever others come
                                    and go (Thaler and Ravishankar, "Using
                                    Name-Based Mappings to Increase Hit Rates";
-                                   keys share 65536 slots)                    */
+                                   keys share 65537 slots)                    */
 } sdc_policy;
 
 typedef struct sdc_balancer_desc {
@@ -14276,7 +14276,8 @@ struct sdc_endpointer {
     uint64_t invalid_at_ms;
     uint64_t behind_ms;             /* when to go on with what failed for want of memory */
     sdci_endpointer_state state;
-    sdc_err outage;                 /* the error that the state is about */
+    sdc_err outage;                 /* the error that the state is about, */
+    uint64_t outage_since_ms;       /* and since when, by the source's clock: which outage it is */
     uint32_t next_serial;
     bool has_heard;                 /* an event, good or bad */
     bool is_changed;                /* the set is not what the list says */
@@ -14537,7 +14538,7 @@ static sdci_set *sdci_endpointer_new_list(sdc_endpointer *e, const sdc_event *ev
         int order = -1;
         while (e->list != NULL && k < e->list->num && order < 0) {
             order = strcmp(e->list->upstreams[k]->instance.addr, group.shown->addr);
-            k += order < 0 ? 1 : 0;
+            k += order < 0 ? 1u : 0u;
         }
         sdci_upstream *known = order == 0 ? e->list->upstreams[k] : NULL;
         sdci_upstream *upstream = sdci_endpointer_upstream(e, known, &group);
@@ -14614,7 +14615,7 @@ static sdci_set *sdci_endpointer_open_set(sdc_endpointer *e)
     size_t num_open = 0;
 
     for (size_t i = 0; list != NULL && i < list->num; i++) {
-        num_open += list->upstreams[i]->endpoint->is_open ? 1 : 0;
+        num_open += list->upstreams[i]->endpoint->is_open ? 1u : 0u;
     }
     if (num_open == 0 || num_open == list->num) {
         return sdci_set_retain(num_open == 0 ? &e->nothing : list);
@@ -14707,15 +14708,17 @@ static void sdci_endpointer_drop_list(sdc_endpointer *e)
     sdci_set_release(e, list);
 }
 
-/* The outage began now, or before this endpointer came: then the event knows when. */
+/* The outage began now, or before this endpointer came: then the event knows when. Another one than
+   the last may be heard of without the good news in between. */
 static void sdci_endpointer_hear_error(sdc_endpointer *e, const sdc_event *event, uint64_t now_ms)
 {
-    if (e->state == SDCI_ENDPOINTER_FOLLOWS) {
+    if (e->state == SDCI_ENDPOINTER_FOLLOWS || e->outage_since_ms != event->failing_since_ms) {
         uint64_t since_ms = e->has_heard ? now_ms : sdci_min(event->failing_since_ms, now_ms);
         uint32_t after_ms = e->desc.invalidate_after_ms;
         sdci_endpointer_enter(e, SDCI_ENDPOINTER_FAILS);
         e->invalid_at_ms = sdci_after(since_ms, after_ms != 0 ? after_ms : SDC_NEVER);
         e->outage = event->err;
+        e->outage_since_ms = event->failing_since_ms;
     }
 }
 
@@ -14990,6 +14993,11 @@ sdc_err sdc_endpointer_create(sdc_cache *source, const sdc_endpointer_desc *desc
         sdc_endpointer_destroy(e);
         return sdci_fail_plain(error, err);
     }
+    if (!e->has_heard) {                /* a watch that was stopped tells nobody any more */
+        const sdc_event *event = sdc_cache_state(source);
+        sdci_endpointer_on_event(e, event, NULL);
+        sdc_event_release(event);
+    }
     *out = e;
     return SDC_OK;
 }
@@ -15051,7 +15059,7 @@ sdc_err sdc_endpointer_each(sdc_endpointer *endpointer, sdc_endpoint_fn fn, void
 #define SDCI_SHARDS      16u
 #define SDCI_PLAN_HOLDS  0x40000000u
 #define SDCI_ORDER_MAX   65536u     /* weights are scaled so that they sum up to no more */
-#define SDCI_TABLE       65536u     /* slots for keys */
+#define SDCI_TABLE       65537u     /* slots for keys; a prime, so that any skip leads to all */
 #define SDCI_DRAWS       16u        /* that meet a mark, before the list is searched */
 #define SDCI_ROUTE_AWAY  65536u     /* all calls go to other zones; less is a share of them */
 #define SDCI_ROUTE_ALL   65537u
@@ -15375,64 +15383,81 @@ static bool sdci_smooth(const sdc_allocator *allocator, const uint32_t *weights,
 /* -- Orders: a table for keys -- */
 
 /* Rendezvous hashing (Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates"),
-   worked out for slots instead of keys. An upstream bids for one slot after the other, which ones
-   and when follows from its addr alone, and a slot is its who bids first: so when one comes or goes
+   worked out for slots instead of keys. An upstream bids for one slot after the other, in an order
+   that follows from its addr alone, and a slot is its who bids first: so when one comes or goes
    only slots of its own change hands. */
 typedef struct sdci_bidder {
-    sdci_random random;
-    uint64_t every;                 /* a bid comes in each such span of time: 1 / weight */
-    uint64_t num_bids;
-    uint64_t at;                    /* the time of its next bid */
-    uint32_t slot;                  /* for which it is */
+    uint64_t pace;                  /* 1 / weight */
+    uint64_t delay;                 /* less than one bid takes */
+    uint32_t num_bids;
+    uint32_t slot, skip;            /* of the next bid, and on to the one after it */
 } sdci_bidder;
 
-static void sdci_bidder_next(sdci_bidder *bidder)
-{
-    uint64_t bits = sdci_random_next(&bidder->random);
+/* What bids need: when each slot was won, and how the nth bid of anybody stands in time. */
+typedef struct sdci_auction {
+    uint32_t *table;                /* who has won */
+    uint64_t *won_at;
+    uint32_t *times;
+    size_t num_free;
+} sdci_auction;
 
-    bidder->slot = sdci_scaled((uint32_t)(bits >> 32), SDCI_TABLE);
-    bidder->at = bidder->num_bids * bidder->every + ((bits & 0xFFFF) * bidder->every >> 16);
-    bidder->num_bids++;
+/* Where n of all slots have been bid for the next bid comes after the n+1st part of the rest. The
+   time until a given slot is reached is then exponential, and a share of slots is one of weight. */
+static void sdci_auction_begin(sdci_auction *auction)
+{
+    uint32_t time = 0;
+
+    for (uint32_t i = 0; i < SDCI_TABLE; i++) {
+        auction->times[i] = time;
+        auction->won_at[i] = UINT64_MAX;
+        time += ((uint32_t)1 << 28) / (SDCI_TABLE - i);
+    }
+    auction->num_free = SDCI_TABLE;
 }
 
 static void sdci_bidder_init(sdci_bidder *bidder, const char *addr, uint32_t weight, uint64_t seed)
 {
-    bidder->random.state = sdci_hash(addr, strlen(addr), seed);
-    bidder->every = ((uint64_t)1 << 42) / weight;
+    sdci_random random;
+
+    random.state = sdci_hash(addr, strlen(addr), seed);
+    bidder->pace = ((uint64_t)1 << 32) / weight;
+    bidder->delay = sdci_random_upto(&random, ((1u << 28) / SDCI_TABLE - 1) * bidder->pace);
     bidder->num_bids = 0;
-    sdci_bidder_next(bidder);
+    bidder->slot = sdci_random_below(&random, SDCI_TABLE);
+    bidder->skip = sdci_random_below(&random, SDCI_TABLE - 1) + 1;
 }
 
-/* All bids before a time. Answers how many slots got their first. */
-static size_t sdci_bid(sdci_bidder *bidder, uint32_t who, uint64_t until, uint32_t *table,
-                       uint64_t *won_at)
+/* All bids before a time. */
+static void sdci_auction_bid(sdci_auction *auction, sdci_bidder *bidder, uint32_t who,
+                             uint64_t until)
 {
-    size_t num_first = 0;
-
-    for (; bidder->at < until; sdci_bidder_next(bidder)) {
-        uint64_t *won = &won_at[bidder->slot];
-        num_first += *won == UINT64_MAX ? 1 : 0;
-        if (bidder->at < *won) {
-            *won = bidder->at;
-            table[bidder->slot] = who;
+    while (bidder->num_bids < SDCI_TABLE) {
+        uint64_t at = auction->times[bidder->num_bids] * bidder->pace + bidder->delay;
+        uint64_t *won_at = &auction->won_at[bidder->slot];
+        if (at >= until) {
+            return;
         }
+        auction->num_free -= *won_at == UINT64_MAX ? 1u : 0u;
+        if (at < *won_at) {
+            *won_at = at;
+            auction->table[bidder->slot] = who;
+        }
+        bidder->num_bids++;
+        bidder->slot += bidder->skip;
+        bidder->slot -= bidder->slot < SDCI_TABLE ? 0 : SDCI_TABLE;
     }
-    return num_first;
 }
 
-/* In spans of time, each with about half as many bids as there are slots, until none is free. */
-static void sdci_fill_table(uint32_t *table, uint64_t *won_at, sdci_bidder *bidders, size_t num,
-                            uint64_t sum_of_weights)
+/* In spans of time, each with about as many bids as an eighth of the slots, until none is free. */
+static void sdci_auction_run(sdci_auction *auction, sdci_bidder *bidders, size_t num,
+                             uint64_t sum_of_weights)
 {
-    uint64_t span = sdci_max(((uint64_t)SDCI_TABLE / 2 << 42) / sum_of_weights, 1);
-    size_t num_free = SDCI_TABLE;
+    uint64_t span = sdci_max(((uint64_t)1 << 57) / sum_of_weights, 1);
 
-    for (size_t i = 0; i < SDCI_TABLE; i++) {
-        won_at[i] = UINT64_MAX;
-    }
-    for (uint64_t until = span; num_free > 0; until += span) {
+    sdci_auction_begin(auction);
+    for (uint64_t until = span; auction->num_free > 0; until += span) {
         for (size_t i = 0; i < num; i++) {
-            num_free -= sdci_bid(&bidders[i], (uint32_t)i, until, table, won_at);
+            sdci_auction_bid(auction, &bidders[i], (uint32_t)i, until);
         }
     }
 }
@@ -15498,21 +15523,26 @@ static bool sdci_order_weighted(sdci_ranks *ranks, sdci_order *order)
 static bool sdci_order_hashed(sdci_ranks *ranks, sdci_order *order)
 {
     const sdc_allocator *allocator = sdci_balancer_allocator(ranks->balancer);
-    size_t size = ranks->num * sizeof(sdci_bidder) + SDCI_TABLE * sizeof(uint64_t);
-    uint64_t *won_at = (uint64_t *)sdci_resize(allocator, NULL, 0, size);
-    bool is_done = won_at != NULL && sdci_order_alloc(allocator, order, SDCI_TABLE);
+    sdci_auction auction;
+    size_t times_at = ranks->num * sizeof(sdci_bidder) + SDCI_TABLE * sizeof auction.won_at[0];
+    size_t size = times_at + SDCI_TABLE * sizeof auction.times[0];
+    char *room = (char *)sdci_resize(allocator, NULL, 0, size);
+    bool is_done = room != NULL && sdci_order_alloc(allocator, order, SDCI_TABLE);
     uint64_t sum = 0;
 
     if (is_done) {
-        sdci_bidder *bidders = (sdci_bidder *)(void *)(won_at + SDCI_TABLE);
+        sdci_bidder *bidders = (sdci_bidder *)(void *)room;
         for (size_t i = 0; i < ranks->num; i++) {
             const char *addr = sdci_plan_upstream(ranks->plan, ranks->places[i])->instance.addr;
             sdci_bidder_init(&bidders[i], addr, ranks->weights[i], ranks->balancer->desc.seed);
             sum += ranks->weights[i];
         }
-        sdci_fill_table(order->at, won_at, bidders, ranks->num, sum);
+        auction.table = order->at;
+        auction.won_at = (uint64_t *)(void *)(bidders + ranks->num);
+        auction.times = (uint32_t *)(void *)(room + times_at);
+        sdci_auction_run(&auction, bidders, ranks->num, sum);
     }
-    sdci_free(allocator, won_at, size);
+    sdci_free(allocator, room, size);
     return is_done;
 }
 
@@ -15714,7 +15744,7 @@ static bool sdci_plan_seats(const sdc_balancer *b, sdci_plan *plan, const sdci_s
         int order = -1;
         while (k < b->plan->num && order < 0) {
             order = strcmp(sdci_plan_upstream(b->plan, k)->instance.addr, upstream->instance.addr);
-            k += order < 0 ? 1 : 0;
+            k += order < 0 ? 1u : 0u;
         }
         sdci_seat *seat = sdci_plan_seat(b, upstream, order == 0 ? b->plan->choices[k].seat : NULL);
         if (seat == NULL) {

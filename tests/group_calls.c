@@ -3,5 +3,7 @@
 #include "../sdconsul.h"
 
 #include "test_endpointer.c"
+#include "test_balancer.c"
+#include "test_retry.c"
 
-TEST_MAIN(GROUP(cases_endpointer))
+TEST_MAIN(GROUP(cases_endpointer), GROUP(cases_balancer), GROUP(cases_retry))
