@@ -20,7 +20,7 @@ SHELL := /bin/sh
 CFLAGS_ALL := $(CSTD) $(WARN) $(EXTRA)
 SUITE      := $(wildcard ../shared/json-suite)
 
-EXAMPLES := discover poll register watch $(if $(filter Linux,$(shell uname -s)),epoll)
+EXAMPLES := discover poll register watch call whole $(if $(filter Linux,$(shell uname -s)),epoll)
 GROUPS   := decoders watch requests calls
 # the entries decoder in each way it can be built: a name, and what the compiler is told for it
 VARIANTS := fast plain words plain_words
@@ -88,8 +88,8 @@ $(B)/contract/%.o: tests/contract/%.c $(wildcard tests/contract/*.h tests/agent/
 
 # ---- demo and examples ---------------------------------------------------------------------------
 
-$(EXAMPLE_X): $(B)/%: examples/%.c $(B)/sdconsul.o sdconsul.h
-	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) -I. $< $(B)/sdconsul.o -o $@
+$(EXAMPLE_X): $(B)/%: examples/%.c $(wildcard examples/*.h) $(B)/sdconsul.o sdconsul.h
+	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) -I. $< $(B)/sdconsul.o -o $@ $(if $(filter call whole,$*),-lpthread)
 
 examples: $(EXAMPLE_X) $(B)/demo
 
@@ -100,6 +100,9 @@ demo: $(B)/demo
 	@sh examples/demo.sh $(B)/demo $(CONSUL)
 
 # ---- tests ---------------------------------------------------------------------------------------
+
+$(B)/embedded_agent: tests/agent/main.c $(AGENT_O) $(B)/sdconsul.o
+	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
 $(B)/group_%: tests/group_%.c $(wildcard tests/test_*.c fuzz/*.h) sdconsul.h $(SUPPORT_O) $(AGENT_O)
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $< $(SUPPORT_O) $(AGENT_O) -o $@ -lpthread
@@ -153,7 +156,8 @@ $(B)/sim_o/broken.o: $(B)/sim_o/broken.h
 $(B)/sim_breaks: tests/sim/main.c $(SIM_O) $(B)/sim_o/broken.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(OPT) -DSIM_BREAKS $^ -o $@ -lpthread
 TEST_X := $(GROUP_X) $(VARIANT_X) $(B)/self $(B)/self_agent $(B)/self_agent_core $(B)/test_contract $(REPLAY_X) \
-    $(B)/threads $(B)/clock $(B)/fleet_test $(B)/sim $(B)/sim_breaks
+    $(B)/threads $(B)/clock $(B)/fleet_test $(B)/sim $(B)/sim_breaks \
+    $(B)/embedded_agent
 
 test-build: $(TEST_X) $(EXAMPLE_X) $(B)/demo
 
@@ -166,7 +170,8 @@ test: test-build
 	    $(filter-out $(B)/variant_fast,$(VARIANT_X)) \
 	    $(B)/fleet_test $(B)/self $(B)/self_agent 'sh tests/support/self_tap.sh' \
 	    $(foreach f,$(FUZZERS),'$(B)/replay_$(f) fuzz/corpus/$(f)') \
-	    'sh tests/test_names.sh' 'sh tests/test_table.sh' $(B)/threads $(B)/clock $(B)/self_agent_core
+	    'sh tests/test_names.sh' 'sh tests/test_table.sh' \
+	    'sh tests/test_examples.sh $(B)' $(B)/threads $(B)/clock $(B)/self_agent_core
 
 test-consul: $(B)/test_contract $(B)/test_consul
 	@tests/consul/run.sh $(B)/test_contract $(B)/test_consul

@@ -5,7 +5,6 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#define SDCONSUL_IMPLEMENTATION
 #include "../../sdconsul.h"
 
 #include "server.h"
