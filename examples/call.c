@@ -27,9 +27,7 @@ static sdc_err on_open(void *user, const sdc_instance *instance, void **out)
         return SDC_ERR_NOMEM;
     }
     e->fd = -1;
-    e->to.sin_family = AF_INET;
-    e->to.sin_port = htons(instance->port);
-    e->to.sin_addr.s_addr = inet_addr(instance->host);
+    e->to = hello_at(instance->host, instance->port);
     printf("opened %s\n", instance->addr);
     *out = e;
     return SDC_OK;

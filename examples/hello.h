@@ -13,6 +13,14 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+static struct sockaddr_in hello_at(const char *host, uint16_t port)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(port) };
+
+    (void)inet_pton(AF_INET, host, &at.sin_addr);
+    return at;
+}
+
 /* ---- the server: one thread, answers "hello" to whatever it reads ---- */
 
 enum { HELLO_FDS = 64 };
@@ -78,11 +86,10 @@ static void *hello_run(void *user)
 
 static bool hello_start(hello *h)
 {
-    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(h->port) };
+    struct sockaddr_in at = hello_at("127.0.0.1", h->port);
     socklen_t len = sizeof at;
     int on = 1;
 
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     h->fds[0] = (struct pollfd){ socket(AF_INET, SOCK_STREAM, 0), POLLIN, 0 };
     h->num = 1;
     (void)setsockopt(h->fds[0].fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);

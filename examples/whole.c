@@ -2,16 +2,17 @@
    instances of "web", whoever they are.
 
      cc -I. -o whole examples/whole.c examples/sdconsul.c -lpthread
-     ./whole                 in three terminals; then Ctrl-C in one, kill -9 in another
+     ./whole                 in three terminals; then Ctrl-C in one, kill -9 for another
 
-       registrar   tells the agent that we are here, and that we are well
-       agent       (Consul, at CONSUL_HTTP_ADDR or 127.0.0.1:8500)
-       instancer   asks it who is there, and hears of changes at once
-       cache       keeps the list
-       endpointer  opens a connection for each instance, closes it when that has gone
-       balancer    picks one for each call
-       retry       makes the call, on another one if it fails
+       registrar    tells the agent that we are here, and that we are well
+         (agent     of Consul, at CONSUL_HTTP_ADDR or 127.0.0.1:8500)
+       instancer    asks it who is there, and hears of changes at once
+       cache        keeps the list
+       endpointer   makes a connection of each instance, and closes it when that has gone
+       balancer     picks one for each call
+       retry        makes the call, and on another one if it fails
 
+   Where there is no Consul, `make build/embedded_agent` and `build/embedded_agent --port 8500` do.
    The main thread steps the tasks in a poll loop. Calls block and have a thread of their own. */
 #include "sdconsul.h"
 
@@ -31,10 +32,12 @@ static int wake_pipe[2];            /* a byte in it ends the poll of the main th
 static int end_pipe[2];             /* its end ends the calls */
 static unsigned num_calls, num_lost;
 
-/* ---- an endpoint: what is called. One connection, since only one thread calls ---- */
+/* ---- an endpoint: what is called ---- */
 
+/* A connection that is kept from call to call. One will do, since one thread calls. */
 typedef struct endpoint { struct sockaddr_in to; int fd; } endpoint;
 
+/* For each new address. Must not block: the first call connects. */
 static sdc_err on_open(void *user, const sdc_instance *instance, void **out)
 {
     endpoint *e = calloc(1, sizeof *e);
@@ -43,14 +46,13 @@ static sdc_err on_open(void *user, const sdc_instance *instance, void **out)
     if (e == NULL) {
         return SDC_ERR_NOMEM;
     }
-    e->fd = -1;                     /* the first call connects: this must not block */
-    e->to.sin_family = AF_INET;
-    e->to.sin_port = htons(instance->port);
-    e->to.sin_addr.s_addr = inet_addr(instance->host);
+    e->fd = -1;
+    e->to = hello_at(instance->host, instance->port);
     *out = e;
     return SDC_OK;
 }
 
+/* When the last instance there has gone and no call is under way; on any thread. */
 static void on_close(void *user, void *endpoint_of_ours)
 {
     endpoint *e = endpoint_of_ours;
@@ -172,11 +174,14 @@ int main(void)
     sdc_error error;
     pthread_t caller;
 
+    /* What others will call has to be there before it is registered. */
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
     if (!make_pipes() || !hello_start(&server)) {
         return fail(strerror(errno));
     }
     me.registration.port = server.port;
+
+    /* Each is made from the one before. Nothing is sent yet. */
     if (sdc_client_create(NULL, &client, &error) != SDC_OK ||
         sdc_registrar_create(client, &me, &registrar, &error) != SDC_OK ||
         sdc_instancer_create(client, &others, &instancer, &error) != SDC_OK ||
@@ -185,11 +190,14 @@ int main(void)
         sdc_balancer_create(endpointer, &policy, &balancer, &error) != SDC_OK) {
         return fail(error.message);
     }
-    /* These two block, once: here we are, and who else? */
+
+    /* These two block, once: we are here, and who else is? */
     if (sdc_registrar_register(registrar, &error) != SDC_OK ||
         sdc_instancer_wait(instancer, 1, 5000, &error) != SDC_OK) {
         return fail(error.message);
     }
+
+    /* From here on the loop does it all. */
     tasks[REGISTER] = sdc_registrar_task(registrar);
     tasks[WATCH] = sdc_instancer_task(instancer);
     tasks[ENDPOINTS] = sdc_endpointer_task(endpointer);
@@ -202,7 +210,9 @@ int main(void)
     if (pthread_create(&caller, NULL, call_again_and_again, balancer) != 0) {
         return fail("no thread");
     }
-    loop();                         /* until all have been stopped, and we are deregistered */
+    loop();                         /* until all are stopped, which a signal does */
+
+    /* Nobody finds us any more. Calls end before what they use; the rest goes in any order. */
     (void)close(end_pipe[1]);
     (void)pthread_join(caller, NULL);
     printf("%u calls, %u lost\n", num_calls, num_lost);
