@@ -31,7 +31,6 @@ typedef struct hello {
     unsigned num_requests;
     struct pollfd fds[HELLO_FDS];   /* the listener, then the connections */
     nfds_t   num;
-    pthread_t thread;
 } hello;
 
 /* As with a program that is killed: every connection is reset, which a linger time of 0 does, and
@@ -88,6 +87,7 @@ static bool hello_start(hello *h)
 {
     struct sockaddr_in at = hello_at("127.0.0.1", h->port);
     socklen_t len = sizeof at;
+    pthread_t thread;
     int on = 1;
 
     h->fds[0] = (struct pollfd){ socket(AF_INET, SOCK_STREAM, 0), POLLIN, 0 };
@@ -99,7 +99,7 @@ static bool hello_start(hello *h)
         return false;
     }
     h->port = ntohs(at.sin_port);
-    return pthread_create(&h->thread, NULL, hello_run, h) == 0;
+    return pthread_create(&thread, NULL, hello_run, h) == 0 && pthread_detach(thread) == 0;
 }
 
 /* ---- the client ---- */

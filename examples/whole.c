@@ -97,7 +97,7 @@ static void *call_again_and_again(void *balancer)
 static void on_event(void *user, const sdc_event *event, const sdc_change *change)
 {
     (void)user;
-    printf("%zu instances, %zu came, %zu went %s\n", event->num_instances, change->num_added,
+    printf("%zu instances: %zu came, %zu went. %s\n", event->num_instances, change->num_added,
            change->num_removed, event->message);
 }
 

@@ -14,7 +14,7 @@ pids=
 finish()
 {
     # shellcheck disable=SC2086
-    [ -z "$pids" ] || kill -9 $pids 2>/dev/null
+    kill -9 $pids 2>/dev/null
     rm -rf "$dir"
 }
 trap finish EXIT
@@ -49,13 +49,14 @@ within()
     done
 }
 
-# gone PID: its program has ended, and its status is in $status.
+# ends PID: within 10 seconds, and well.
 ends()
 {
     ended=1
     if within 10 is_gone "$1"; then
         wait "$1"
         ended=$?
+        pids=$(echo "$pids " | sed "s/ $1 / /")
     fi
     return "$ended"
 }
@@ -103,15 +104,17 @@ has_answers()
     [ "$(num_answers "$1")" -ge "$2" ]
 }
 
-"$b/embedded_agent" --port 0 >"$dir/agent" 2>&1 &
+: >"$dir/agent"
+"$b/embedded_agent" --port 0 >>"$dir/agent" 2>&1 &
 agent=$!
-pids=$agent
+pids=" $agent"
 within 10 is_listening
 result 'the embedded agent starts' $? "$dir/agent"
 CONSUL_HTTP_ADDR=$(address)
 export CONSUL_HTTP_ADDR
 for who in 1 2 3; do
-    "$b/whole" >"$dir/$who" 2>&1 &
+    : >"$dir/$who"
+    "$b/whole" >>"$dir/$who" 2>&1 &
     eval "pid_$who=$!"
     pids="$pids $!"
 done
@@ -127,9 +130,11 @@ result 'whole: ends by Ctrl-C, and has lost no call' $? "$dir/1"
 result 'whole: has deregistered then' $? "$dir/list"
 
 kill -KILL "$pid_2"
-wait "$pid_2" 2>/dev/null
+ends "$pid_2" 2>/dev/null
 within 10 has_answers 3 $(($(num_answers 3) + 8))
 result 'whole: the last one goes on' $? "$dir/3"
+grep '^127' "$dir/3" | grep -qv ' answers$'
+result 'whole: it has tried the killed one in vain' $? "$dir/3"
 kill -TERM "$pid_3"
 ends "$pid_3"
 result 'whole: it has lost no call either' $? "$dir/3"
@@ -137,9 +142,13 @@ result 'whole: it has lost no call either' $? "$dir/3"
 [ "$(wc -l <"$dir/list")" -eq 1 ]
 result 'whole: only the one that was killed is still listed' $? "$dir/list"
 kill "$agent"
-wait "$agent"
+ends "$agent"
 result 'the embedded agent ends' $?
-pids=
+
+# ---- README.md -----------------------------------------------------------------------------------
+
+sh "$(dirname "$0")/../examples/check_readme.sh" pieces >"$dir/out" 2>&1
+result 'the pieces of C in README.md compile' $? "$dir/out"
 
 echo "$passed passed, $failed failed, 0 skipped"
 [ "$failed" -eq 0 ]
