@@ -2,10 +2,10 @@
 
    MIT licence; its text stands at the end of this file.
 
-   A program includes this file, registers its service with a Consul agent and
-   watches the instances of others by blocking queries. It needs libc and POSIX
-   sockets and nothing else; it starts no thread and owns no loop: the program
-   calls a step function.
+   A program includes this file, registers its service with a Consul agent,
+   watches the instances of others by blocking queries, and gets one of them for
+   each call. It needs libc and POSIX sockets and nothing else; it starts no
+   thread and owns no loop: the program calls a step function.
 
 
    HOW TO INCLUDE IT
@@ -217,7 +217,58 @@
    a registration without any of this there are sdc_client_register and
    sdc_client_deregister, which block.
 
-   5. Your own loop
+   5. Call
+
+   What a program calls is not an instance but something made from one, a
+   connection or a pool. An endpointer keeps one for each address in a cache:
+
+       sdc_endpointer_desc pools = { .open = on_open, .close = on_close };
+       sdc_endpointer_create(sdc_instancer_cache(web), &pools, client,
+                             &endpointer, &error);
+
+   open comes once for each new address and must not block: it notes where, and
+   the first call connects. The endpoint stays through all updates, until its
+   last instance has gone and the last call with it is done; then close comes,
+   once, on the thread of whoever let go last. Step sdc_endpointer_task in the
+   loop of the watch; it has timers alone, for opens that failed and for
+   invalidate_after_ms, and left alone they are seen to at the next pick.
+
+   A balancer picks one, on any thread, and hears how the call went. Several
+   threads may get the same one at the same time:
+
+       sdc_balancer_desc policy = { .policy = SDC_POLICY_LEAST_LOADED };
+       sdc_balancer_create(endpointer, &policy, &balancer, &error);
+       ...
+       if (sdc_balancer_next(balancer, NULL, &pick) == SDC_OK) {
+           sdc_balancer_done(balancer, &pick, my_call(pick.endpoint));
+       }
+
+   A call that can be made twice is better left to a retry, which blocks: up to
+   three tries, each at another endpoint while there is one, with short pauses,
+   and so few that they make no outage worse. For a call that can not, the hook
+   `again` says no.
+
+       static sdc_err call(void *user, const sdc_pick *pick, uint32_t left_ms);
+       sdc_retry_desc get = { .call = call, .timeout_ms = 2000,
+                              .try_timeout_ms = 500 };
+       err = sdc_retry(balancer, &get, &error);
+
+   In an event loop sdc_attempt does the same in steps:
+
+       sdc_attempt_init(&a, balancer, &get);
+       switch (sdc_attempt_next(&a, &error)) {
+       case SDC_OK:    begin the call to a.pick; when it has ended
+                       sdc_attempt_done(&a, outcome), and if that is not
+                       SDC_OK, next again
+       case SDC_AGAIN: next again in a.pause_ms
+       default:        given up; the message says why
+       }
+       sdc_attempt_deinit(&a);
+
+   Zones, slow start, subsets and the ejection of what keeps failing are fields
+   of sdc_balancer_desc, and off by default.
+
+   6. Your own loop
 
    sdc_step(task, 0) never blocks. What to wait for is told by sdc_task_wants,
    or, as it changes, to the function given to sdc_task_on_wants:
@@ -231,9 +282,10 @@
        }
 
    Edge-triggered loops are fine; stepping too often is, too. One task has one
-   descriptor at most. wants.serial tells a new descriptor from an old one under
-   the same number; a loop that keeps registrations, as epoll does, compares it,
-   or relies on hearing of fd -1 before every close.
+   descriptor at most; an endpointer's has none. wants.serial tells a new
+   descriptor from an old one under the same number; a loop that keeps
+   registrations, as epoll does, compares it, or relies on hearing of fd -1
+   before every close.
 
    A step that is asked not to block cannot use the system's resolver. Give the
    agent's address as a number, a unix path or localhost; or let one blocking
@@ -242,14 +294,22 @@
    sdc_stop, sdc_wake and the setters of a registrar may be called from other
    threads; sdc_task_on_wake then tells your loop that the task wants a step.
 
-   6. Threads, signals, fork
+   7. Threads, signals, fork
 
    The library starts no thread. One task, one thread at a time; different tasks
    of one client may be stepped on different threads. Any thread may call
    sdc_stop, sdc_wake, sdc_task_stats, sdc_task_error, sdc_client_set_token,
    sdc_registrar_set_..., sdc_registrar_update, sdc_registrar_is_registered,
-   sdc_instancer_state, sdc_cache_state, and retain and release events. sdc_stop
-   and sdc_wake may be called from signal handlers.
+   sdc_instancer_state, sdc_cache_state, sdc_endpointer_each, sdc_balancer_...,
+   sdc_retry, and retain and release events. An sdc_attempt belongs to one
+   thread at a time, as tasks do. sdc_stop and sdc_wake may be called from
+   signal handlers.
+
+   An endpointer is created and destroyed on the thread that updates its source,
+   which for an instancer is the one that steps it. open comes on that thread,
+   on the one that steps the endpointer's task, or, where nobody does, on one
+   that picks; close on the thread of whoever lets go last. What they share is
+   theirs to lock.
 
    What threads share is under locks that are held for a few instructions and
    waited for by yielding; mind that where threads have real-time priorities.
@@ -260,20 +320,20 @@
    copies of the descriptors: it must not step or stop the parent's tasks, only
    exec, or exit by _exit.
 
-   7. Another world
+   8. Another world
 
    sdc_io is everything that the library does outside itself: clock, random
    numbers, names, streams, waiting and one file. Replace it to put TLS under a
    stream, to use your own resolver, or to run whole days of watching in a test
    within milliseconds. Copy *sdc_io_posix() and change what you need.
 
-   8. Other sources
+   9. Other sources
 
    sdc_cache is the store under an instancer. A program that learns of instances
-   elsewhere (a file, DNS) creates one, calls sdc_cache_update, and everything
-   that takes a cache works.
+   elsewhere (a file, DNS) creates one, calls sdc_cache_update, and has
+   endpointers and balancers over it. examples/call.c does that.
 
-   9. Decoders
+   10. Decoders
 
    sdc_json, sdc_entries and sdc_http take bytes in any split and call back with
    whole pieces. They know neither sockets nor time, and are what the fuzzers
@@ -323,13 +383,17 @@
 
    LIMITS
 
-   No HTTP/2, no compression, no TLS of its own (see 7), no KV store, sessions,
+   No HTTP/2, no compression, no TLS of its own (see 8), no KV store, sessions,
    ACL management or Connect certificates. No IDN: names go to the resolver as
    they are. Port 0 means "no port": such an instance is left out, and counted,
    unless it has a socket path or named ports. An entry with more than 1024
    tags, ports, tagged addresses or meta pairs, or with more than 1 MiB of text,
    is left out. JSON nested deeper than 64 levels is an error; so is a string
    over 1 MiB in sdc_json. A client names at most 32 agents.
+
+   No health checks of its own: an instance is healthy if Consul says so and
+   calls to it succeed. Weights are scaled where their sum passes 65,536.
+   Retries make one call after the other, never two at once (no hedging).
 
 
    ERRORS
@@ -341,6 +405,8 @@
    SDC_ERR_ARG is a mistake in the program, and nothing was sent. SDC_ERR_DENIED
    wants another token; SDC_ERR_BUSY wants patience, which the tasks have by
    themselves. Tasks never give up: an error of sdc_step is news, not an end.
+   SDC_ERR_EMPTY means that there is nothing to pick from: no instance, or none
+   that could be opened. SDC_ERR_USER is for callbacks that have no better one.
    SDC_ASSERT guards against what a program can get wrong and the network can
    not; NDEBUG takes it out.
 
@@ -363,6 +429,15 @@
    is not read. Of changes, one in 10^14 would be overlooked so, until the next
    read with index 0 (resync_ms), which reads everything. With SDC_NO_FAST_PATH
    all answers are read so.
+
+   An endpointer takes 1.5 KiB and about 300 bytes for each address, a copy of
+   one of its instances among them; a balancer 4 KiB and about 170 bytes for
+   each address. The order of a weighted one has a number for each unit of
+   weight (over their greatest common divisor), at most 256 KiB, and the table
+   of a hashed one 256 KiB; with a zone there can be three of these. All of that
+   is made when the list changes, while the old one still stands: picks and
+   tries take none. Where memory runs out then, picks go on with the list from
+   before, and the change is tried again 100 ms later.
 
 
    VERSION
@@ -1162,7 +1237,7 @@ typedef struct sdc_balancer_desc {
 typedef struct sdc_pick {
     void *endpoint;
     const sdc_instance *instance;
-    void *internal;
+    void *internal[2];
 } sdc_pick;
 
 typedef struct sdc_balancer sdc_balancer;
@@ -15092,7 +15167,7 @@ typedef struct sdci_seat {
     sdci_upstream *upstream;            /* retained */
     sdci_record *record;            /* retained */
     uint32_t holds;                 /* atomic: SDCI_PLAN_HOLDS, and picks handed over */
-    uint32_t place;                 /* atomic: where it is in the newest plan */
+    uint32_t place;                 /* in the newest plan; the planning thread's */
 } sdci_seat;
 
 /* All that a pick has to read of a seat. */
@@ -15238,9 +15313,7 @@ static sdci_seat *sdci_seat_new(const sdc_balancer *b, sdci_upstream *upstream, 
 
 static bool sdci_plan_has(const sdci_plan *plan, const sdci_seat *seat)
 {
-    uint32_t place = sdci_atomic_peek(&seat->place);
-
-    return place < plan->num && plan->choices[place].seat == seat;
+    return seat->place < plan->num && plan->choices[seat->place].seat == seat;
 }
 
 /* -- Orders: smooth by weight -- */
@@ -15995,7 +16068,7 @@ static void sdci_balancer_adopt(sdc_balancer *b, sdci_plan *plan, sdc_err err)
 
     b->num_plans++;
     for (uint32_t i = 0; i < plan->num; i++) {
-        sdci_atomic_poke(&plan->choices[i].seat->place, i);
+        plan->choices[i].seat->place = i;
         sdci_balancer_note(b, plan, i, now_ms, old->num > 0);
     }
     for (uint32_t i = 0; i < old->num; i++) {
@@ -16238,7 +16311,7 @@ static uint32_t sdci_balancer_choose(sdc_balancer *b, sdci_shard *shard,
 }
 
 /* With least loaded the shards have their counts in common. */
-static SDCI_INLINE void sdci_shard_count(sdci_shard *shard, sdc_policy policy, uint32_t place,
+static SDCI_INLINE void sdci_shard_count(sdci_shard *shard, sdc_policy policy, size_t place,
                                          uint32_t num)
 {
     if (policy == SDC_POLICY_LEAST_LOADED) {
@@ -16257,7 +16330,8 @@ static SDCI_INLINE void sdci_shard_pick(sdci_shard *shard, sdc_policy policy, ui
     sdci_shard_count(shard, policy, at, 1);
     out->endpoint = choice->endpoint;
     out->instance = choice->instance;
-    out->internal = choice->seat;
+    out->internal[0] = choice->seat;
+    out->internal[1] = (void *)(uintptr_t)at;
     sdci_unlock(&shard->lock);
 }
 
@@ -16395,8 +16469,8 @@ static uint32_t sdci_plan_find(const sdci_plan *plan, const char *addr)
     return from;
 }
 
-/* The end of a pick whose seat is in the plan no more. What the plan counts as in flight for its
-   endpoint is one less, though not for the seat that is there now. */
+/* The end of a pick that the plan knows nothing of, since it is newer. What it counts as in flight
+   for the endpoint is one less, though not for the seat that is there now. */
 static SDCI_NOINLINE void sdci_balancer_let_go(sdc_balancer *b, sdci_seat *seat)
 {
     sdci_shard *shard = sdci_balancer_shard(b);
@@ -16411,7 +16485,8 @@ static SDCI_NOINLINE void sdci_balancer_let_go(sdc_balancer *b, sdci_seat *seat)
 
 void sdc_balancer_done(sdc_balancer *balancer, sdc_pick *pick, sdc_err outcome)
 {
-    sdci_seat *seat = (sdci_seat *)pick->internal;
+    sdci_seat *seat = (sdci_seat *)pick->internal[0];
+    size_t place = (size_t)(uintptr_t)pick->internal[1];
 
     memset(pick, 0, sizeof *pick);
     if (seat == NULL) {
@@ -16421,13 +16496,12 @@ void sdc_balancer_done(sdc_balancer *balancer, sdc_pick *pick, sdc_err outcome)
         sdci_balancer_judge(balancer, seat, outcome);
     }
     sdci_shard *shard = sdci_balancer_shard(balancer);
-    uint32_t place = sdci_atomic_peek(&seat->place);
-    bool is_listed = place < shard->plan->num && shard->choices[place].seat == seat;
-    if (is_listed) {
+    bool is_there = place < shard->plan->num && shard->choices[place].seat == seat;
+    if (is_there) {
         sdci_shard_count(shard, balancer->desc.policy, place, UINT32_MAX);
     }
     sdci_unlock(&shard->lock);
-    if (!is_listed) {
+    if (!is_there) {
         sdci_balancer_let_go(balancer, seat);
     }
 }
@@ -16742,7 +16816,7 @@ static size_t sdci_attempt_num_tried(const sdci_attempt *a)
    tried once more, but for this one. */
 static void sdci_attempt_note(sdci_attempt *a, const sdc_pick *pick)
 {
-    uint32_t serial = ((const sdci_seat *)pick->internal)->upstream->endpoint->serial;
+    uint32_t serial = ((const sdci_seat *)pick->internal[0])->upstream->endpoint->serial;
 
     for (size_t i = 0; i < sdci_attempt_num_tried(a); i++) {
         if (a->tried[i] == serial) {

@@ -999,7 +999,7 @@ static void test_balancer_weights_that_turn_0(void)
 
 static bool bal_is_zero(const sdc_pick *pick)
 {
-    return pick->endpoint == NULL && pick->instance == NULL && pick->internal == NULL;
+    return pick->endpoint == NULL && pick->instance == NULL && pick->internal[0] == NULL;
 }
 
 static void bal_expect_empty(picks *p, sdc_balancer *b)

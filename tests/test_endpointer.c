@@ -337,7 +337,7 @@ static sdc_err ep_next_of(sdc_balancer *balancer, sdc_pick *pick)
 {
     sdc_err err = sdc_balancer_next(balancer, NULL, pick);
     if (err != SDC_OK) {
-        CHECK(pick->endpoint == NULL && pick->instance == NULL && pick->internal == NULL);
+        CHECK(pick->endpoint == NULL && pick->instance == NULL && pick->internal[0] == NULL);
         return err;
     }
     ep_thing *thing = (ep_thing *)pick->endpoint;
@@ -356,7 +356,7 @@ static void ep_done_of(sdc_balancer *balancer, sdc_pick *pick)
         thing->num_held--;
     }
     sdc_balancer_done(balancer, pick, SDC_OK);
-    CHECK(pick->endpoint == NULL && pick->instance == NULL && pick->internal == NULL);
+    CHECK(pick->endpoint == NULL && pick->instance == NULL && pick->internal[0] == NULL);
 }
 
 static sdc_err ep_next(ep_bed *bed, sdc_pick *pick)
