@@ -891,7 +891,7 @@ static void bal_story(size_t process, const sdc_balancer_desc *desc, int *story)
     picks_init_seeded(&p, process, 0);
     picks_list(&p, "a=5@x b=2@x c=1@y d@y e!@x f=3");
     sdc_balancer *b = picks_balancer(&p, desc);
-    sdc_pick held = { NULL, NULL, NULL };
+    sdc_pick held = { NULL, NULL, { NULL, NULL } };
     char key[BAL_KEY];
     for (size_t i = 0; i < 500; i++) {
         if (i % 7 == 0) {
