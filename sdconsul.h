@@ -14279,14 +14279,14 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
    are counted, each by those above it:
 
      endpoint   what open made for one addr; closed when its count ends
-     upstream     one instance as it was at one time, in memory of its own, with
-                its endpoint; a changed instance is another upstream of the same
+     upstream   one instance as it was at one time, in memory of its own, with
+                its endpoint; once changed it is another one of the same
      set        the upstreams of one moment, for everybody to read
 
-   Of the source it makes a list of upstreams, waiting ones included, and of that
-   the set of those that are open. Both change in one place, sdci_endpointer_run,
-   by one thread at a time: whoever brings news, or time, leaves it there and
-   does the work unless another thread is at it.
+   Of the source it makes a list of upstreams, and of that the set of those that
+   are open. Both change in one place, sdci_endpointer_run, by one thread at a
+   time: whoever brings news, or finds that a timer is due, does the work there
+   unless another thread is at it, which then does it once more.
 
       FOLLOWS --error--> FAILS --invalid_at_ms--> INVALID        CLOSED
          ^                 |                         |             ^
@@ -14318,7 +14318,7 @@ typedef struct sdci_upstream {
 } sdci_upstream;
 
 typedef struct sdci_set {
-    sdci_upstream **upstreams;          /* retained, sorted by addr */
+    sdci_upstream **upstreams;      /* retained, sorted by addr */
     size_t num;
     size_t size;                    /* of the whole block; 0: part of an endpointer, never freed */
     uint32_t holds;                 /* atomic */
@@ -14327,7 +14327,7 @@ typedef struct sdci_set {
 /* Who hears of each new set: a balancer, of which this section knows no more. */
 typedef struct sdci_follower {
     struct sdci_follower *next;     /* under the endpointer's lock, these two */
-    uint32_t told;                  /* the serial of the set that it was told of */
+    uint32_t told;                  /* the serial of the newest set that it was told of */
     /* Takes over the current set. SDC_ERR_NOMEM: it is told again later. */
     sdc_err (*follow)(struct sdci_follower *follower);
     void (*retain)(struct sdci_follower *follower);
@@ -14498,68 +14498,68 @@ static sdci_set *sdci_endpointer_set(sdc_endpointer *e, sdc_err *err, uint32_t *
 
 /* -- From instances to upstreams -- */
 
-/* Instances with one addr, which stand side by side in an event, as one. */
-typedef struct sdci_group {
+/* Instances with one addr, which stand side by side in an event. */
+typedef struct sdci_twins {
     const sdc_instance *shown;      /* the first that is not critical, or the first */
-    size_t end;                     /* where the next group begins */
+    size_t end;                     /* where those with the next addr begin */
     uint32_t weight;
     bool is_critical;
-} sdci_group;
+} sdci_twins;
 
 static bool sdci_is_critical(const sdc_instance *instance)
 {
     return instance->status == SDC_STATUS_CRITICAL || instance->status == SDC_STATUS_MAINTENANCE;
 }
 
-static void sdci_group_add(sdci_group *group, const sdc_instance *instance)
+static void sdci_twins_add(sdci_twins *twins, const sdc_instance *instance)
 {
     bool is_critical = sdci_is_critical(instance);
 
-    if (group->is_critical && !is_critical) {
-        group->shown = instance;
-        group->is_critical = false;
+    if (twins->is_critical && !is_critical) {
+        twins->shown = instance;
+        twins->is_critical = false;
     }
     if (!is_critical) {
-        group->weight = (uint32_t)sdci_min((uint64_t)group->weight + instance->weight, UINT32_MAX);
+        twins->weight = (uint32_t)sdci_min((uint64_t)twins->weight + instance->weight, UINT32_MAX);
     }
 }
 
 /* An entry that is listed twice counts once: Consul has it twice where two of its servers do not
    agree for a moment. */
-static sdci_group sdci_group_at(const sdc_event *event, size_t from)
+static sdci_twins sdci_twins_at(const sdc_event *event, size_t from)
 {
     const sdc_instance *first = &event->instances[from];
-    sdci_group group;
+    sdci_twins twins;
 
-    group.shown = first;
-    group.end = from;
-    group.weight = 0;
-    group.is_critical = true;
+    twins.shown = first;
+    twins.end = from;
+    twins.weight = 0;
+    twins.is_critical = true;
     do {
-        const sdc_instance *instance = &event->instances[group.end];
-        if (group.end == from || sdci_compare_identity(instance, instance - 1) != 0) {
-            sdci_group_add(&group, instance);
+        const sdc_instance *instance = &event->instances[twins.end];
+        if (twins.end == from || sdci_compare_identity(instance, instance - 1) != 0) {
+            sdci_twins_add(&twins, instance);
         }
-        group.end++;
-    } while (group.end < event->num_instances &&
-             strcmp(event->instances[group.end].addr, first->addr) == 0);
-    return group;
+        twins.end++;
+    } while (twins.end < event->num_instances &&
+             strcmp(event->instances[twins.end].addr, first->addr) == 0);
+    return twins;
 }
 
-static bool sdci_upstream_is(const sdci_upstream *upstream, const sdci_group *group)
+static bool sdci_upstream_is(const sdci_upstream *upstream, const sdci_twins *twins)
 {
-    return upstream->weight == group->weight && upstream->is_critical == group->is_critical &&
-           sdci_same_instance(&upstream->instance, group->shown);
+    return upstream->weight == twins->weight && upstream->is_critical == twins->is_critical &&
+           sdci_same_instance(&upstream->instance, twins->shown);
 }
 
 /* Takes over the caller's hold on the endpoint, also when it fails. */
 static sdci_upstream *sdci_upstream_new(const sdc_endpointer *e, sdci_endpoint *endpoint,
-                                    const sdci_group *group)
+                                        const sdci_twins *twins)
 {
     sdci_layout layout = { NULL, sizeof(sdci_upstream) };
     sdc_instance counted;
 
-    sdci_lay_instance(&layout, group->shown, &counted);
+    sdci_lay_instance(&layout, twins->shown, &counted);
     sdci_upstream *upstream = (sdci_upstream *)sdci_new(sdci_endpointer_allocator(e), layout.at);
     if (upstream == NULL) {
         sdci_endpoint_release(endpoint);
@@ -14568,11 +14568,11 @@ static sdci_upstream *sdci_upstream_new(const sdc_endpointer *e, sdci_endpoint *
     upstream->endpoint = endpoint;
     upstream->size = layout.at;
     upstream->holds = 1;
-    upstream->weight = group->weight;
-    upstream->is_critical = group->is_critical;
+    upstream->weight = twins->weight;
+    upstream->is_critical = twins->is_critical;
     layout.block = (char *)upstream;
     layout.at = sizeof *upstream;
-    sdci_lay_instance(&layout, group->shown, &upstream->instance);
+    sdci_lay_instance(&layout, twins->shown, &upstream->instance);
     return upstream;
 }
 
@@ -14589,16 +14589,16 @@ static sdci_endpoint *sdci_endpoint_new(sdc_endpointer *e)
     return endpoint;
 }
 
-/* The upstream for a group; `known` is that of the list with the same addr, or NULL. */
+/* The upstream for an addr; `known` is that of the list with the same addr, or NULL. */
 static sdci_upstream *sdci_endpointer_upstream(sdc_endpointer *e, sdci_upstream *known,
-                                           const sdci_group *group)
+                                               const sdci_twins *twins)
 {
-    if (known != NULL && sdci_upstream_is(known, group)) {
+    if (known != NULL && sdci_upstream_is(known, twins)) {
         return sdci_upstream_retain(known);
     }
     sdci_endpoint *endpoint = known != NULL ? sdci_endpoint_retain(known->endpoint)
                                             : sdci_endpoint_new(e);
-    return endpoint != NULL ? sdci_upstream_new(e, endpoint, group) : NULL;
+    return endpoint != NULL ? sdci_upstream_new(e, endpoint, twins) : NULL;
 }
 
 /* The list for an event: both are sorted by addr, so one walk along both finds what stays. NULL:
@@ -14609,20 +14609,20 @@ static sdci_set *sdci_endpointer_new_list(sdc_endpointer *e, const sdc_event *ev
     size_t k = 0;
 
     for (size_t i = 0; list != NULL && i < event->num_instances;) {
-        sdci_group group = sdci_group_at(event, i);
+        sdci_twins twins = sdci_twins_at(event, i);
         int order = -1;
         while (e->list != NULL && k < e->list->num && order < 0) {
-            order = strcmp(e->list->upstreams[k]->instance.addr, group.shown->addr);
+            order = strcmp(e->list->upstreams[k]->instance.addr, twins.shown->addr);
             k += order < 0 ? 1u : 0u;
         }
         sdci_upstream *known = order == 0 ? e->list->upstreams[k] : NULL;
-        sdci_upstream *upstream = sdci_endpointer_upstream(e, known, &group);
+        sdci_upstream *upstream = sdci_endpointer_upstream(e, known, &twins);
         if (upstream == NULL) {
             sdci_set_release(e, list);
             return NULL;
         }
         list->upstreams[list->num++] = upstream;
-        i = group.end;
+        i = twins.end;
     }
     return list;
 }
@@ -14805,10 +14805,11 @@ static void sdci_endpointer_hear(sdc_endpointer *e, uint64_t now_ms)
     const sdc_event *event = e->mail;
     e->mail = NULL;
     sdci_unlock(&e->lock);
-    if (event == NULL) {
+    if (event == NULL || e->state == SDCI_ENDPOINTER_CLOSED) {
+        sdc_event_release(event);
         return;
     }
-    if (event->err == SDC_OK && e->state != SDCI_ENDPOINTER_CLOSED) {
+    if (event->err == SDC_OK) {
         sdci_endpointer_enter(e, SDCI_ENDPOINTER_FOLLOWS);
     } else if (event->err != SDC_AGAIN) {
         sdci_endpointer_hear_error(e, event, now_ms);
@@ -14821,7 +14822,7 @@ static void sdci_endpointer_hear(sdc_endpointer *e, uint64_t now_ms)
 
 static void sdci_endpointer_invalidate(sdc_endpointer *e)
 {
-    sdci_endpointer_log(e, SDC_LOG_WARN, "", "err", sdc_err_str(e->outage));
+    sdci_endpointer_log(e, SDC_LOG_WARN, "", "invalidated", sdc_err_str(e->outage));
     sdci_endpointer_enter(e, SDCI_ENDPOINTER_INVALID);
     sdci_endpointer_drop_list(e);
 }
@@ -14846,7 +14847,7 @@ static sdc_err sdci_endpointer_follow(sdc_endpointer *e)
 /* The earliest of all timers. */
 static uint64_t sdci_endpointer_next_ms(const sdc_endpointer *e)
 {
-    uint64_t next_ms = sdci_min(e->invalid_at_ms, SDCI_FOREVER);
+    uint64_t next_ms = e->invalid_at_ms;
 
     if (e->event != NULL || e->is_changed) {
         next_ms = sdci_min(next_ms, e->behind_ms);
@@ -14956,17 +14957,16 @@ static void sdci_endpointer_on_event(void *user, const sdc_event *event, const s
     sdci_endpointer_run(e, false);
 }
 
-/* It hears of every set from now on; `told` is the serial of the one that it has. True: that is
-   the current one. */
-static bool sdci_endpointer_join(sdc_endpointer *e, sdci_follower *follower)
+/* It hears of every set after the one of this serial. True: there is none yet. */
+static bool sdci_endpointer_join(sdc_endpointer *e, sdci_follower *follower, uint32_t serial)
 {
     sdci_lock(&e->lock);
     follower->next = e->followers;
     e->followers = follower;
-    bool is_current = follower->told == e->serial;
     follower->told = e->serial;
+    bool is_newest = e->serial == serial;
     sdci_unlock(&e->lock);
-    return is_current;
+    return is_newest;
 }
 
 static void sdci_endpointer_leave(sdc_endpointer *e, const sdci_follower *follower)
@@ -15232,7 +15232,8 @@ struct sdc_balancer {
     char *zone, *zone_meta;         /* own, or NULL */
     uint32_t holds;                 /* the program's and the endpointer's; atomic */
     uint32_t gate;                  /* atomic: to the planning thread's */
-    uint32_t num_plans;             /* the planning thread's, down to `nothing` */
+    uint32_t serial;                /* the planning thread's, down to `nothing`: of its set */
+    uint32_t num_plans;
     sdci_plan *plan;                /* the newest */
     sdci_plan nothing;              /* the empty one: there is always memory for that */
     uint32_t route;                 /* atomic: where picks go, by the tally */
@@ -16089,8 +16090,7 @@ static void sdci_balancer_adopt(sdc_balancer *b, sdci_plan *plan, sdc_err err)
 static sdc_err sdci_balancer_update(sdc_balancer *b)
 {
     sdc_err why;
-    uint32_t serial;
-    sdci_set *set = sdci_endpointer_set(b->endpointer, &why, &serial);
+    sdci_set *set = sdci_endpointer_set(b->endpointer, &why, &b->serial);
     sdci_plan *plan = set->num > 0 ? sdci_plan_new(b, set) : &b->nothing;
 
     if (plan != NULL) {
@@ -16636,8 +16636,8 @@ sdc_err sdc_balancer_create(sdc_endpointer *endpointer, const sdc_balancer_desc 
     if (b == NULL) {
         return sdci_fail_plain(error, SDC_ERR_NOMEM);
     }
-    if (!sdci_endpointer_join(endpointer, &b->follower)) {
-        (void)sdci_balancer_follow(&b->follower);       /* another set came meanwhile */
+    if (!sdci_endpointer_join(endpointer, &b->follower, b->serial)) {
+        (void)sdci_balancer_follow(&b->follower);       /* another set has come meanwhile */
     }
     *out = b;
     return SDC_OK;

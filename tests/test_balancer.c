@@ -1028,7 +1028,7 @@ static void test_balancer_nothing_to_pick(void)
 
 static void bal_expect_done_zeroes(picks *p, sdc_balancer *b)
 {
-    sdc_pick pick = { NULL, NULL, NULL };
+    sdc_pick pick = { NULL, NULL, { NULL, NULL } };
     sdc_balancer_done(b, &pick, SDC_ERR_IO);
     CHECK(bal_is_zero(&pick));
     CHECK_INT(picks_hold(b, "key", &pick), 0);
