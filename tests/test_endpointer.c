@@ -837,6 +837,8 @@ static void test_endpointer_twins_add_their_weights(void)
     CHECK_INT(ep_share(weighted, "1:1", 100), 50);
     CHECK_ERR(ep_put(&bed, "a@1:1*5 b@1:1*10 c@2:1*5"), SDC_OK);
     CHECK_INT(ep_share(weighted, "1:1", 100), 75);
+    CHECK_ERR(ep_put(&bed, "a@1:1*5 b@1:1*0 c@2:1*5"), SDC_OK);     /* of one of them alone */
+    CHECK_INT(ep_share(weighted, "1:1", 100), 50);
     CHECK_ERR(ep_put(&bed, "a@1:1*0 b@1:1*15 c@2:1*5"), SDC_OK);
     CHECK_INT(ep_share(weighted, "1:1", 100), 75);
     CHECK_ERR(ep_put(&bed, "b@1:1*5 c@2:1*5"), SDC_OK);
@@ -1705,6 +1707,47 @@ static void test_endpointer_others_come_and_go_in_an_open(void)
     CHECK_ERR(bed.result, SDC_OK);
     CHECK_STR(ep_all(&bed), "1:1 2:1");
     CHECK_INT(ep_share(bed.balancer, "2:1", 10), 5);
+    ep_bed_deinit(&bed);
+}
+
+/* What takes a lock of the endpointer, the balancer, the task, the cache or the client. */
+static void ep_in_open_look(ep_bed *bed, const sdc_instance *instance)
+{
+    sdc_stats stats;
+    (void)instance;
+    bed->text[0] = '\0';
+    CHECK_ERR(sdc_endpointer_each(bed->endpointer, ep_add_addr, bed), SDC_OK);
+    sdc_balancer_destroy(ep_balancer(bed->endpointer, SDC_POLICY_LEAST_LOADED));
+    bed->result = ep_try(bed);
+    sdc_event_release(sdc_cache_state(bed->cache));
+    sdc_task_stats(sdc_endpointer_task(bed->endpointer), &stats);
+    sdc_wake(sdc_endpointer_task(bed->endpointer));
+    CHECK_ERR(sdc_client_set_token(bed->client, "other"), SDC_OK);
+}
+
+static void ep_in_close_look(ep_bed *bed, ep_thing *thing)
+{
+    (void)thing;
+    ep_in_open_look(bed, NULL);
+}
+
+static void test_endpointer_no_lock_is_held_in_open_and_close(void)
+{
+    ep_bed bed;
+    sdc_pick pick;
+    REQUIRE(ep_begin(&bed, "1:1 2:1", 0));
+    bed.in_open = ep_in_open_look;
+    CHECK_ERR(ep_put(&bed, "1:1 2:1 3:1"), SDC_OK);
+    CHECK_STR(bed.text, "1:1 2:1");             /* the new one is on its way */
+    bed.in_close = ep_in_close_look;
+    CHECK_ERR(ep_put(&bed, "1:1 2:1"), SDC_OK);
+    CHECK_STR(bed.text, "1:1 2:1");
+    REQUIRE(ep_pick(&bed, "1:1", &pick) != NULL);
+    CHECK_ERR(ep_put(&bed, "2:1"), SDC_OK);
+    bed.in_close = ep_in_close_look;
+    ep_done(&bed, &pick);
+    CHECK_STR(bed.text, "2:1");
+    CHECK_ERR(bed.result, SDC_OK);
     ep_bed_deinit(&bed);
 }
 
@@ -2782,6 +2825,7 @@ static const test_case cases_endpointer[] = {
     TEST(test_endpointer_picks_in_an_open),
     TEST(test_endpointer_picks_in_a_close),
     TEST(test_endpointer_others_come_and_go_in_an_open),
+    TEST(test_endpointer_no_lock_is_held_in_open_and_close),
     TEST(test_endpointer_open_of_a_step_may_not_step),
     TEST(test_endpointer_made_and_destroyed_by_a_subscriber),
     TEST(test_endpointer_task_is_stopped_in_an_open),
