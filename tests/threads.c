@@ -577,6 +577,7 @@ typedef struct threads_calls {
     sdc_balancer   *balancer;
     uint64_t        random;         /* of the updating thread                                */
     bool            has_bad;        /* each eighth open fails                                */
+    bool            has_failures;   /* some picks are ended as failed                        */
     uint32_t        opens, closes, asked;       /* atomic, and so are these                  */
     uint32_t        picks, dones, walks;
     uint32_t        is_over;
@@ -621,15 +622,14 @@ static uint32_t threads_draw(uint64_t *random, uint32_t below)
     return (uint32_t)(*random >> 16) % below;
 }
 
-static bool threads_calls_begin(threads_calls *c, sdc_policy policy, uint32_t invalidate_after_ms)
+static bool threads_calls_begin_with(threads_calls *c, const sdc_balancer_desc *how,
+                                     uint32_t invalidate_after_ms)
 {
     sdc_client_desc at;
     sdc_endpointer_desc desc;
-    sdc_balancer_desc how;
     memset(c, 0, sizeof *c);
     memset(&at, 0, sizeof at);
     memset(&desc, 0, sizeof desc);
-    memset(&how, 0, sizeof how);
     c->random = 88172645463325252u;
     c->has_bad = invalidate_after_ms != 0;
     at.ignore_environment = true;
@@ -637,12 +637,19 @@ static bool threads_calls_begin(threads_calls *c, sdc_policy policy, uint32_t in
     desc.close = threads_close;
     desc.user = c;
     desc.invalidate_after_ms = invalidate_after_ms;
-    how.policy = policy;
     return CHECK_ERR(sdc_client_create(&at, &c->client, NULL), SDC_OK) &&
            CHECK_ERR(sdc_cache_create(NULL, &c->cache), SDC_OK) &&
            CHECK_ERR(sdc_endpointer_create(c->cache, &desc, c->client, &c->endpointer, NULL),
                      SDC_OK) &&
-           CHECK_ERR(sdc_balancer_create(c->endpointer, &how, &c->balancer, NULL), SDC_OK);
+           CHECK_ERR(sdc_balancer_create(c->endpointer, how, &c->balancer, NULL), SDC_OK);
+}
+
+static bool threads_calls_begin(threads_calls *c, sdc_policy policy, uint32_t invalidate_after_ms)
+{
+    sdc_balancer_desc how;
+    memset(&how, 0, sizeof how);
+    how.policy = policy;
+    return threads_calls_begin_with(c, &how, invalidate_after_ms);
 }
 
 static void threads_calls_end(threads_calls *c)
@@ -671,6 +678,7 @@ static void threads_change(threads_calls *c)
             list[num].addr = addrs[i];
             list[num].id = n == 0 ? "a" : "b";
             list[num].weight = threads_draw(&c->random, 4);
+            list[num].zone = i < THREADS_ADDRS / 2 ? "here" : "there";
             num++;
         }
     }
@@ -695,7 +703,8 @@ static void threads_done(threads_calls *c, sdc_balancer *balancer, sdc_pick *pic
     if (pick->endpoint != NULL) {
         threads_use(pick);
         threads_add(&c->dones);
-        sdc_balancer_done(balancer, pick, SDC_OK);
+        bool failed = c->has_failures && threads_get(&c->dones) % 3 != 0;
+        sdc_balancer_done(balancer, pick, failed ? SDC_ERR_IO : SDC_OK);
     }
 }
 
@@ -811,6 +820,81 @@ static void test_92_picks_while_the_list_changes(void)
         threads_empty_slots(&c);
         threads_calls_end(&c);
     }
+}
+
+/* Ejected ones that come back, young ones, panic, an own zone: all that picks and outcomes change
+   for other threads. */
+static void test_92_outcomes_while_the_list_changes(void)
+{
+    for (int policy = SDC_POLICY_ROUND_ROBIN; policy <= SDC_POLICY_HASHED; policy++) {
+        threads_calls c;
+        sdc_balancer_desc how;
+        pthread_t pickers[THREADS_PICKERS];
+        test_note("policy %d", policy);
+        memset(&how, 0, sizeof how);
+        how.policy = (sdc_policy)policy;
+        how.zone = "here";
+        how.panic_percent = 20;
+        how.slow_start_ms = 3;
+        how.eject_after = 2;
+        how.eject_ms = 1;
+        how.eject_max_percent = 50;
+        how.subset_size = 3;
+        REQUIRE(threads_calls_begin_with(&c, &how, 0));
+        c.has_failures = true;
+        threads_start_all(pickers, THREADS_PICKERS, threads_run_picker, &c);
+        threads_change_for(&c, threads_ms() / 8, &c.picks, 500);
+        threads_set(&c.is_over, 1);
+        threads_join_all(pickers, THREADS_PICKERS);
+        threads_empty_slots(&c);
+        threads_calls_end(&c);
+    }
+}
+
+/* Calls that are tried again, on several threads: each try is a pick as others are. */
+static sdc_err threads_call(void *user, const sdc_pick *pick, uint32_t left_ms)
+{
+    threads_calls *c = (threads_calls *)user;
+    threads_use(pick);
+    CHECK(left_ms <= 1000);
+    threads_add(&c->picks);
+    threads_add(&c->dones);
+    threads_pause(threads_get(&c->picks) % 20);
+    threads_use(pick);
+    return threads_get(&c->picks) % 3 == 0 ? SDC_OK : SDC_ERR_IO;
+}
+
+static void *threads_run_retries(void *user)
+{
+    threads_calls *c = (threads_calls *)user;
+    sdc_retry_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.max_attempts = 4;
+    desc.timeout_ms = 1000;
+    desc.backoff_min_ms = 1;
+    desc.backoff_max_ms = 2;
+    desc.call = threads_call;
+    desc.user = c;
+    while (threads_get(&c->is_over) == 0) {
+        sdc_error error;
+        sdc_err err = sdc_retry(c->balancer, &desc, &error);
+        CHECK(err == SDC_OK || err == SDC_ERR_IO || err == SDC_ERR_EMPTY ||
+              err == SDC_ERR_TIMEOUT);
+        CHECK_ERR(error.code, err);
+    }
+    return NULL;
+}
+
+static void test_92_retries_while_the_list_changes(void)
+{
+    threads_calls c;
+    pthread_t callers[THREADS_PICKERS];
+    REQUIRE(threads_calls_begin(&c, SDC_POLICY_LEAST_LOADED, 0));
+    threads_start_all(callers, THREADS_PICKERS, threads_run_retries, &c);
+    threads_change_for(&c, threads_ms() / 4, &c.picks, 100);
+    threads_set(&c.is_over, 1);
+    threads_join_all(callers, THREADS_PICKERS);
+    threads_calls_end(&c);
 }
 
 /* ---- balancers and walks that come and go ---- */
@@ -1007,6 +1091,8 @@ static const test_case cases_threads[] = {
     TEST(test_92_tasks_of_one_client_on_threads_of_their_own),
     TEST(test_92_events_are_released_by_any_thread),
     TEST(test_92_picks_while_the_list_changes),
+    TEST(test_92_outcomes_while_the_list_changes),
+    TEST(test_92_retries_while_the_list_changes),
     TEST(test_92_balancers_come_and_go_while_the_list_changes),
     TEST(test_92_endpointer_is_stepped_while_the_list_changes),
     TEST(test_92_update_wakes_a_step_that_blocks),
