@@ -927,7 +927,10 @@ static void *threads_run_balancers(void *user)
 static sdc_err threads_visit(void *user, void *endpoint, const sdc_instance *instance)
 {
     threads_calls *c = (threads_calls *)user;
-    sdc_pick seen = { endpoint, instance, NULL };
+    sdc_pick seen;
+    memset(&seen, 0, sizeof seen);
+    seen.endpoint = endpoint;
+    seen.instance = instance;
     threads_use(&seen);
     threads_add(&c->walks);
     if (threads_get(&c->walks) % 32 == 0) {
