@@ -1157,8 +1157,9 @@ SDC_API sdc_err sdc_endpointer_create(sdc_cache *source,
                                       const sdc_endpointer_desc *desc,
                                       sdc_client *client, sdc_endpointer **out,
                                       sdc_error *error);
-/* Closes everything; what is picked, at its done. Its balancers find nothing
-   from now on. Nothing is opened after it. */
+/* Closes everything; what is picked, at its done, and what a thread that picks
+   is just at work on, when that has ended. Its balancers find nothing from now
+   on. Nothing is opened after it. */
 SDC_API void sdc_endpointer_destroy(sdc_endpointer *endpointer);
 
 /* Has timers alone: for failed opens and for invalidation. Unstepped, these
@@ -1219,8 +1220,8 @@ typedef struct sdc_balancer_desc {
     /* After so many failed picks in a row an instance is left out for eject_ms,
        then twice, three times and so on up to ten times that; each eject_ms
        without takes one off again (Envoy docs: outlier detection). Never more
-       than eject_max_percent of the list are out at once, but one of two can
-       be. */
+       than eject_max_percent of the list, or of the subset, are out at once,
+       but one of two can be. */
     uint32_t    eject_after;        /*                       (off)            */
     uint32_t    eject_ms;           /*                       (30000)          */
     uint32_t    eject_max_percent;  /*                       (10)             */
@@ -15145,8 +15146,8 @@ sdc_err sdc_endpointer_each(sdc_endpointer *endpointer, sdc_endpoint_fn fn, void
 /* The groups of a plan, each of which has an order. */
 enum { SDCI_HOME = 0, SDCI_AWAY, SDCI_ALL, SDCI_GROUPS };
 
-#define SDCI_IN(group)  (1u << (group))
-#define SDCI_IS_HEALTHY (1u << SDCI_GROUPS)    /* beside the groups, whatever a subset leaves */
+#define SDCI_IN(group)   (1u << (group))
+#define SDCI_IS_HEALTHY  SDCI_IN(SDCI_GROUPS)   /* beside the groups, whatever a subset leaves */
 
 /* What a balancer remembers of an endpoint, whichever instance stands for it. */
 typedef struct sdci_record {
@@ -15157,14 +15158,14 @@ typedef struct sdci_record {
     struct sdci_record *next;       /* among the ejected */
     const sdc_instance *instance;   /* of its seat in the newest plan */
     uint32_t times;                 /* how long the newest ejection was */
-    bool is_listed, is_home, is_healthy;
+    bool is_listed, is_used, is_home, is_healthy;
     uint32_t plan, place;           /* the newest that it is in; the planning thread's */
     uint32_t holds;                 /* of seats; atomic */
 } sdci_record;
 
-/* A upstream that is, or was, in a plan; its picks hold it. */
+/* An upstream that is, or was, in a plan; its picks hold it. */
 typedef struct sdci_seat {
-    sdci_upstream *upstream;            /* retained */
+    sdci_upstream *upstream;        /* retained */
     sdci_record *record;            /* retained */
     uint32_t holds;                 /* atomic: SDCI_PLAN_HOLDS, and picks handed over */
     uint32_t place;                 /* in the newest plan; the planning thread's */
@@ -15214,7 +15215,8 @@ typedef union sdci_shard_line {
 
 /* How many of the list are what. */
 typedef struct sdci_tally {
-    uint32_t listed, usable, home, usable_home, ejected;
+    uint32_t listed, usable, home, usable_home;
+    uint32_t used, ejected;         /* used: in the subset, or listed */
 } sdci_tally;
 
 /* What retries may cost. */
@@ -15898,6 +15900,7 @@ static void sdci_tally_count(sdci_tally *tally, const sdci_record *record, bool 
     bool is_usable = record->is_healthy && !is_ejected;
 
     tally->listed += one;
+    tally->used += record->is_used ? one : 0;
     tally->usable += is_usable ? one : 0;
     tally->home += record->is_home ? one : 0;
     tally->usable_home += is_usable && record->is_home ? one : 0;
@@ -15950,8 +15953,8 @@ static void sdci_balancer_set_ejected(sdc_balancer *b, sdci_record *record, bool
 /* So many may be out; one of two in any case. */
 static bool sdci_balancer_may_eject(const sdc_balancer *b, uint32_t num)
 {
-    return (uint64_t)num * 100 <= (uint64_t)b->tally.listed * b->desc.eject_max_percent ||
-           (num == 1 && b->tally.listed > 1);
+    return (uint64_t)num * 100 <= (uint64_t)b->tally.used * b->desc.eject_max_percent ||
+           (num == 1 && b->tally.used > 1);
 }
 
 /* One whose time is over comes back, or one too many of a list that has become shorter. Its addr is
@@ -15998,6 +16001,7 @@ static void sdci_balancer_note(sdc_balancer *b, const sdci_plan *plan, uint32_t 
     record->is_listed = true;
     record->instance = &upstream->instance;
     record->is_home = sdci_balancer_is_home(b, &upstream->instance);
+    record->is_used = (plan->groups[i] & (SDCI_IS_HEALTHY - 1)) != 0;
     record->is_healthy = (plan->groups[i] & SDCI_IS_HEALTHY) != 0;
     if (is_new && is_late && b->desc.slow_start_ms > 0) {
         record->born_ms = now_ms;
@@ -16208,6 +16212,16 @@ static SDCI_INLINE uint32_t sdci_draw(sdc_policy policy, sdci_shard *shard, unsi
     return at;
 }
 
+/* 16 bits that say whether a pick goes away. A key's are not one of the numbers that lead to its
+   places, so that keys that stay at home are where they are without an overflow. */
+static uint32_t sdci_wish_bits(const sdci_wish *wish)
+{
+    uint64_t bits = wish->random == &wish->key ? sdci_fold(wish->key.state, 0xD6E8FEB86659FD93u)
+                                               : sdci_random_next(wish->random);
+
+    return (uint32_t)(bits >> 48);
+}
+
 static unsigned sdci_balancer_group(const sdc_balancer *b, const sdci_plan *plan,
                                     const sdci_wish *wish)
 {
@@ -16217,7 +16231,7 @@ static unsigned sdci_balancer_group(const sdc_balancer *b, const sdci_plan *plan
     if (route == SDCI_ROUTE_ALL) {
         group = SDCI_ALL;
     } else if (route > 0) {
-        group = sdci_random_next(wish->random) >> 48 < route ? SDCI_AWAY : SDCI_HOME;
+        group = sdci_wish_bits(wish) < route ? SDCI_AWAY : SDCI_HOME;
     }
     while (plan->orders[group].num == 0) {      /* the route is for another plan already */
         group = (group + 1) % SDCI_GROUPS;

@@ -8,9 +8,12 @@
 #include "support/test.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum {
     BAL_POLICIES = SDC_POLICY_HASHED + 1,
@@ -270,6 +273,52 @@ static void test_beat_xrand(void)
     picks_deinit(&p);
 }
 
+typedef struct bal_trace {
+    sdc_balancer *balancer;
+    pthread_t     thread;
+    int           numbers[32];
+} bal_trace;
+
+static void *bal_trace_run(void *user)
+{
+    bal_trace *t = (bal_trace *)user;
+    for (size_t i = 0; i < 32; i++) {
+        t->numbers[i] = picks_one(t->balancer, NULL, SDC_OK);
+    }
+    return NULL;
+}
+
+/* Threads that went in step would meet at the same instances. All are there until the last has
+   begun: one after the other they could be the same thread to the balancer. */
+static void test_balancer_threads_do_not_go_in_step(void)
+{
+    static const sdc_policy policies[] = { SDC_POLICY_ROUND_ROBIN, SDC_POLICY_RANDOM };
+    for (size_t k = 0; k < 2; k++) {
+        test_note("%s", bal_policy_names[policies[k]]);
+        picks p;
+        picks_init(&p);
+        picks_numbered(&p, 0, 10000);
+        picks_show(&p);
+        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .policy = policies[k],
+                                                                   .seed = 3 });
+        bal_trace traces[6];
+        for (size_t i = 0; i < 6; i++) {
+            traces[i].balancer = b;
+            if (pthread_create(&traces[i].thread, NULL, bal_trace_run, &traces[i]) != 0) {
+                abort();
+            }
+        }
+        for (size_t i = 0; i < 6; i++) {
+            pthread_join(traces[i].thread, NULL);
+            for (size_t j = 0; j < i; j++) {
+                CHECK(memcmp(traces[i].numbers, traces[j].numbers, sizeof traces[i].numbers) != 0);
+            }
+        }
+        sdc_balancer_destroy(b);
+        picks_deinit(&p);
+    }
+}
+
 /* ---- weighted -------------------------------------------------------------------------------- */
 
 static sdc_balancer *bal_weighted(picks *p)
@@ -411,6 +460,39 @@ static void test_balancer_weights_beyond_the_order_are_scaled(void)
                  (unsigned)NUM, share * NUM);
         }
     }
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
+/* Many whose weights do not fit: of so few places for each a whole one can be missing, which is
+   a tenth of the share where the share is ten places or more; in all no more than 2 %. */
+static void test_balancer_weights_of_many_are_scaled(void)
+{
+    enum { INSTANCES = 2000, NUM = 4 * 65536 };
+    static unsigned counts[INSTANCES];
+    picks p;
+    picks_init(&p);
+    picks_numbered(&p, 0, INSTANCES);
+    double sum = 0;
+    for (size_t i = 0; i < INSTANCES; i++) {
+        p.items[i].weight = 1 + (uint32_t)(picks_mix(i) % 100);
+        sum += p.items[i].weight;
+    }
+    picks_show(&p);
+    sdc_balancer *b = bal_weighted(&p);
+    picks_count(b, NULL, NUM, counts, INSTANCES);
+    double heavy = 0;
+    double heavy_share = 0;
+    for (size_t i = 0; i < INSTANCES; i++) {
+        double share = NUM * p.items[i].weight / sum;
+        heavy += p.items[i].weight > 50 ? counts[i] : 0;
+        heavy_share += p.items[i].weight > 50 ? share : 0;
+        CHECK(counts[i] > 0);
+        if (p.items[i].weight >= 16 && (counts[i] < 0.9 * share || counts[i] > 1.1 * share)) {
+            FAIL("weight %u: %u picks instead of %.1f", p.items[i].weight, counts[i], share);
+        }
+    }
+    CHECK(heavy > 0.98 * heavy_share && heavy < 1.02 * heavy_share);
     sdc_balancer_destroy(b);
     picks_deinit(&p);
 }
@@ -609,6 +691,35 @@ static void test_balancer_update_keeps_what_is_in_flight(void)
     picks_deinit(&p);
 }
 
+/* What is in flight goes with its endpoint, wherever that stands in the list, and ends there. */
+static void test_balancer_in_flight_moves_with_its_endpoint(void)
+{
+    enum { HELD = 120 };
+    static const char *const lists[] = { "b c", "a b c d", "c d e", "a c", "c" };
+    picks p;
+    picks_init(&p);
+    picks_list(&p, "c");
+    sdc_balancer *b = bal_least(&p);
+    static sdc_pick held[HELD];
+    unsigned counts[5];
+    bal_hold(b, held, HELD, counts, 5);
+    CHECK_INT(counts[2], HELD);
+    for (size_t i = 0; i < 5; i++) {
+        picks_list(&p, lists[i]);
+        bal_let_go(b, held + i * 20, 20);
+        picks_count(b, NULL, 600, counts, 5);
+        CHECK_BETWEEN(counts[2], 0, p.num_items == 1 ? 600 : 220);
+    }
+    bal_let_go(b, held + 100, 20);
+    picks_list(&p, "a b c d");
+    picks_count(b, NULL, 4000, counts, 5);
+    for (size_t i = 0; i < 4; i++) {
+        CHECK_BETWEEN(counts[i], 850, 1150);        /* and nothing of it is left behind */
+    }
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
 /* ---- hashed ---------------------------------------------------------------------------------- */
 
 enum { BAL_KEYS = 100000 };
@@ -737,9 +848,9 @@ static bal_moves bal_compare(const int *without, const int *with, int one, size_
     return m;
 }
 
-/* Of n + 1 instances one comes or goes: at least the keys of one have to move, 1 / (n + 1), and
-   Maglev moves some more between those that stay. Tolerance: beyond one share at most a quarter
-   of it, or half a percent of all keys. */
+/* Of n + 1 instances one comes or goes: the keys that it has, 1 / (n + 1) of all, move, and no
+   others do. Tolerance: a fifth of that share, or 60 keys, since an instance has so many slots of
+   a table, which were drawn at random. */
 static void bal_check_move(size_t n)
 {
     static int without[BAL_KEYS], with[BAL_KEYS], back[BAL_KEYS];
@@ -766,11 +877,12 @@ static void bal_check_move(size_t n)
                (unsigned)n + 1, (unsigned)m.moved, (unsigned)BAL_KEYS, share,
                (unsigned)m.needless, m.most);
     }
-    double slack = share / 4 > BAL_KEYS / 200.0 ? share / 4 : BAL_KEYS / 200.0;
-    CHECK_BETWEEN(m.moved, share * 0.75, share + slack);
-    /* the keys of the one that went are spread over all: Poisson, five deviations */
+    CHECK_INT(m.needless, 0);
+    double slack = share / 5 > 60 ? share / 5 : 60;
+    CHECK_BETWEEN(m.moved, share - slack, share + slack);
+    /* the keys of the one that went are spread over all the others */
     double each = share / (double)n;
-    CHECK_BETWEEN(m.most, each * 0.5, each * 1.3 + 12);
+    CHECK_BETWEEN(m.most, each * 0.5, each * 1.3 + 16);
     sdc_balancer_destroy(b);
     picks_deinit(&p);
 }
@@ -827,6 +939,23 @@ static void test_balancer_hashed_goes_by_weight(void)
     picks_deinit(&p);
 }
 
+static void test_balancer_hashed_by_extreme_weights(void)
+{
+    picks p;
+    picks_init(&p);
+    picks_list(&p, "a=4294967295 b=1 c=4294967295");
+    sdc_balancer *b = bal_hashed(&p, 0);
+    unsigned counts[4];
+    bal_count_keys(b, BAL_KEYS, counts, 4);
+    bal_check_permille(counts[0], BAL_KEYS, 485, 515);
+    CHECK_BETWEEN(counts[1], 0, 20);
+    picks_list(&p, "b=1 d=65535");
+    bal_count_keys(b, BAL_KEYS, counts, 4);
+    CHECK_BETWEEN(counts[1], 0, 20);
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
 static void test_balancer_hashed_without_a_key_goes_anywhere(void)
 {
     picks p;
@@ -843,20 +972,22 @@ static void test_balancer_hashed_without_a_key_goes_anywhere(void)
     picks_deinit(&p);
 }
 
+/* Also where picks go around one that is out. */
 static void test_balancer_other_policies_ignore_the_key(void)
 {
-    for (size_t policy = 0; policy < SDC_POLICY_HASHED; policy++) {
-        test_note("%s", bal_policy_names[policy]);
+    for (size_t i = 0; i < 2u * SDC_POLICY_HASHED; i++) {
+        test_note("%s%s", bal_policy_names[i / 2], i % 2 != 0 ? ", one is out" : "");
         picks p;
         picks_init(&p);
-        picks_numbered(&p, 0, 10);
+        picks_numbered(&p, 0, 11);
         picks_show(&p);
-        sdc_balancer_desc desc = { .policy = (sdc_policy)policy, .seed = 23 };
+        sdc_balancer_desc desc = { .policy = (sdc_policy)(i / 2), .seed = 23, .eject_after = 1 };
         sdc_balancer *b = picks_balancer(&p, &desc);
-        unsigned counts[10];
-        picks_count(b, "one key", 10000, counts, 10);
-        for (size_t i = 0; i < 10; i++) {
-            CHECK_BETWEEN(counts[i], 850, 1150);
+        int out = i % 2 != 0 ? picks_one(b, "one key", SDC_ERR_IO) : -1;
+        unsigned counts[11];
+        picks_count(b, "one key", 10000, counts, 11);
+        for (int k = 0; k < 11; k++) {
+            CHECK_BETWEEN(counts[k], k == out ? 0 : 780, k == out ? 0 : 1120);
         }
         sdc_balancer_destroy(b);
         picks_deinit(&p);
@@ -891,7 +1022,8 @@ static void bal_story(size_t process, const sdc_balancer_desc *desc, int *story)
     picks_init_seeded(&p, process, 0);
     picks_list(&p, "a=5@x b=2@x c=1@y d@y e!@x f=3");
     sdc_balancer *b = picks_balancer(&p, desc);
-    sdc_pick held = { NULL, NULL, { NULL, NULL } };
+    sdc_pick held;
+    memset(&held, 0, sizeof held);
     char key[BAL_KEY];
     for (size_t i = 0; i < 500; i++) {
         if (i % 7 == 0) {
@@ -930,7 +1062,7 @@ static void test_balancer_all_follows_from_the_seed(void)
         bal_story(2, &desc, two);
         CHECK_INT(bal_moved(one, two, 500), 0);
         size_t moved = 0;
-        for (desc.seed = 100; desc.seed < 105; desc.seed++) {
+        for (desc.seed = 100; desc.seed < 103; desc.seed++) {
             bal_story(1, &desc, other);
             moved += bal_moved(one, other, 500);
         }
@@ -958,6 +1090,33 @@ static void test_balancer_weight_0_is_not_picked(void)
     bal_each_policy("a=5 b! c=1 d=0", &(sdc_balancer_desc){ .seed = 1 }, bal_expect_no_critical);
     bal_each_policy("a=5 b=0#1 b=0#2 c=1~ d!", &(sdc_balancer_desc){ .seed = 1 },
                     bal_expect_no_critical);
+}
+
+/* A source that gives critical ones a weight, and one that gives a weight to nobody. */
+static void bal_expect_status_first(picks *p, sdc_balancer *b)
+{
+    unsigned counts[3];
+    p->items[1].status = SDC_STATUS_CRITICAL;
+    p->items[2].status = SDC_STATUS_MAINTENANCE;
+    for (uint32_t weight = 2; weight > 0; weight--) {
+        for (size_t i = 0; i < 3; i++) {
+            p->items[i].weight = weight - 1;
+        }
+        picks_show(p);
+        bal_count_keys(b, 300, counts, 3);
+        CHECK_INT(counts[0], 300);
+    }
+    p->items[0].status = SDC_STATUS_WARNING;
+    p->items[1].status = SDC_STATUS_UNSET;
+    picks_show(p);
+    bal_count_keys(b, 3000, counts, 3);
+    CHECK(counts[0] > 1000 && counts[1] > 1000);
+    CHECK_INT(counts[2], 0);
+}
+
+static void test_balancer_critical_is_not_picked_whatever_its_weight(void)
+{
+    bal_each_policy("a b c", &(sdc_balancer_desc){ .seed = 1 }, bal_expect_status_first);
 }
 
 static void bal_expect_all_alike(picks *p, sdc_balancer *b)
@@ -999,7 +1158,9 @@ static void test_balancer_weights_that_turn_0(void)
 
 static bool bal_is_zero(const sdc_pick *pick)
 {
-    return pick->endpoint == NULL && pick->instance == NULL && pick->internal[0] == NULL;
+    sdc_pick zero;
+    memset(&zero, 0, sizeof zero);
+    return memcmp(pick, &zero, sizeof zero) == 0;
 }
 
 static void bal_expect_empty(picks *p, sdc_balancer *b)
@@ -1028,7 +1189,8 @@ static void test_balancer_nothing_to_pick(void)
 
 static void bal_expect_done_zeroes(picks *p, sdc_balancer *b)
 {
-    sdc_pick pick = { NULL, NULL, { NULL, NULL } };
+    sdc_pick pick;
+    memset(&pick, 0, sizeof pick);
     sdc_balancer_done(b, &pick, SDC_ERR_IO);
     CHECK(bal_is_zero(&pick));
     CHECK_INT(picks_hold(b, "key", &pick), 0);
@@ -1230,15 +1392,15 @@ static void test_balancer_zone_nobody_is_in(void)
 /* Each of these would be another instance's zone if the locality and meta were mixed up. */
 static void test_balancer_zone_of_a_meta_key(void)
 {
-    static const sdc_kv rack_1[] = { { "other", "r2" }, { "rack", "r1" } };
-    static const sdc_kv rack_2[] = { { "other", "r1" }, { "rack", "r2" } };
+    static const sdc_kv rack_1[] = { { "other", "r2" }, { "rack", "r1" }, { "zone", "r2" } };
+    static const sdc_kv rack_2[] = { { "other", "r1" }, { "rack", "r2" }, { "zone", "r1" } };
     picks p;
     picks_init(&p);
     picks_list(&p, "a b@r1 c@r1 d");
     p.items[0].meta = rack_1;
-    p.items[0].num_meta = 2;
+    p.items[0].num_meta = 3;
     p.items[1].meta = rack_2;
-    p.items[1].num_meta = 2;
+    p.items[1].num_meta = 3;
     picks_show(&p);
     sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1, .zone = "r1",
                                                                .zone_meta = "rack" });
@@ -1287,6 +1449,34 @@ static void test_balancer_zone_that_overflows_keeps_keys(void)
     bal_map(b, one, 2000);
     bal_map(b, two, 2000);
     CHECK_INT(bal_moved(one, two, 2000), 0);
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
+/* Four of ten at home turn critical: their keys move, and of the others one in seven, which has to
+   go elsewhere (6 of 10 are 60 of 70 %); nothing else, and all back when they are well. */
+static void test_balancer_zone_that_overflows_moves_no_other_keys(void)
+{
+    static int before[BAL_KEYS], after[BAL_KEYS];
+    picks p;
+    picks_init(&p);
+    bal_zones(&p, 10, 5);
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .policy = SDC_POLICY_HASHED,
+                                                               .zone = "x" });
+    bal_map(b, before, BAL_KEYS);
+    bal_zones(&p, 6, 5);
+    bal_map(b, after, BAL_KEYS);
+    unsigned num_well = 0;
+    unsigned num_away = 0;
+    for (size_t i = 0; i < BAL_KEYS; i++) {
+        num_well += before[i] < 6;
+        num_away += before[i] < 6 && after[i] >= BAL_HOME;
+        CHECK(before[i] >= 6 || after[i] == before[i] || after[i] >= BAL_HOME);
+    }
+    bal_check_permille(num_away, num_well, 130, 156);
+    bal_zones(&p, 10, 5);
+    bal_map(b, after, BAL_KEYS);
+    CHECK_INT(bal_moved(before, after, BAL_KEYS), 0);
     sdc_balancer_destroy(b);
     picks_deinit(&p);
 }
@@ -1964,6 +2154,66 @@ static void test_balancer_panic_uses_the_ejected(void)
                     bal_expect_panic_of_ejected);
 }
 
+/* The only one at home is out, so nobody is sent there meanwhile: when its time is over it is home
+   again all the same. */
+static void bal_expect_home_again(picks *p, sdc_balancer *b)
+{
+    unsigned counts[3];
+    bal_count_keys(b, 100, counts, 3);
+    CHECK_INT(counts[0], 100);
+    CHECK(bal_outcomes(b, 0, 1, SDC_ERR_IO));
+    bal_count_keys(b, 100, counts, 3);
+    CHECK_INT(counts[0], 0);
+    p->now_ms += BAL_EJECT_MS;
+    bal_count_keys(b, 100, counts, 3);
+    CHECK_INT(counts[0], 100);
+}
+
+static void test_balancer_ejected_home_comes_back(void)
+{
+    bal_each_policy("a@x b@y c@y", &(sdc_balancer_desc){ .seed = 1, .zone = "x",
+                                                         .eject_after = 1 },
+                    bal_expect_home_again);
+}
+
+static void bal_expect_end_of_panic(picks *p, sdc_balancer *b)
+{
+    CHECK(bal_outcomes(b, 0, 1, SDC_ERR_IO));
+    CHECK(bal_outcomes(b, 1, 1, SDC_ERR_IO));
+    CHECK(bal_is_in(b, 2));                         /* nobody is healthy: all are used */
+    p->now_ms += BAL_EJECT_MS;
+    unsigned counts[3];
+    bal_count_keys(b, 1000, counts, 3);
+    CHECK_INT(counts[2], 0);
+    CHECK(counts[0] > 300 && counts[1] > 300);
+}
+
+static void test_balancer_panic_of_ejected_ends(void)
+{
+    bal_each_policy("a b c!", &(sdc_balancer_desc){ .seed = 1, .eject_after = 1,
+                                                    .eject_max_percent = 100 },
+                    bal_expect_end_of_panic);
+}
+
+/* One in another zone, whose time is over while nobody is sent there, is out no more. */
+static void bal_expect_room(picks *p, sdc_balancer *b)
+{
+    CHECK(bal_outcomes(b, 2, 1, SDC_ERR_IO));
+    picks_list(p, "a@x b@x c@y d@y");
+    CHECK(bal_outcomes(b, 0, 1, SDC_ERR_IO));
+    CHECK(bal_is_in(b, 0));                         /* one of four is out already */
+    p->now_ms += BAL_EJECT_MS;
+    CHECK(bal_outcomes(b, 0, 1, SDC_ERR_IO));
+    CHECK(!bal_is_in(b, 0));
+}
+
+static void test_balancer_ejection_that_is_over_makes_room(void)
+{
+    bal_each_policy("a!@x b!@x c@y d@y", &(sdc_balancer_desc){ .seed = 1, .zone = "x",
+                                                               .eject_after = 1 },
+                    bal_expect_room);
+}
+
 /* Every option at once, while the list, health and outcomes change: something is picked always,
    and nothing without weight while there are more with one than can be out. */
 static void bal_check_all_options(sdc_policy policy, uint64_t seed)
@@ -1974,7 +2224,8 @@ static void bal_check_all_options(sdc_policy policy, uint64_t seed)
     sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){
         .policy = policy, .seed = seed, .zone = "x", .slow_start_ms = 3000, .eject_after = 2,
         .eject_ms = 500, .eject_max_percent = 40, .subset_size = 4 });
-    for (size_t round = 0; round < 100; round++) {
+    size_t num_rounds = policy == SDC_POLICY_HASHED ? 8 : 40;   /* its lists take longest */
+    for (size_t round = 0; round < num_rounds; round++) {
         size_t first = picks_mix(++nth) % 5;
         picks_numbered(&p, first, 1 + picks_mix(++nth) % 12);
         size_t healthy = 0;
@@ -2105,6 +2356,30 @@ static void test_balancer_several_on_one_endpointer(void)
     picks_deinit(&p);
 }
 
+/* A pick that is not done would be a pick of nothing. In a process of its own, which ends by it. */
+static void test_balancer_destroy_with_an_open_pick_is_asserted(void)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        signal(SIGABRT, SIG_DFL);
+        if (freopen("/dev/null", "w", stderr) == NULL) {
+            _exit(1);
+        }
+        picks p;
+        picks_init(&p);
+        picks_list(&p, "a");
+        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1 });
+        sdc_pick pick;
+        picks_hold(b, NULL, &pick);
+        sdc_balancer_destroy(b);
+        _exit(0);
+    }
+    int status = 0;
+    REQUIRE(child > 0 && waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+}
+
 static const sdc_balancer_desc bal_everything = {
     .zone = "x", .zone_min_percent = 90, .panic_percent = 20, .slow_start_ms = 5000,
     .eject_after = 2, .eject_ms = 100, .eject_max_percent = 50, .subset_size = 5
@@ -2161,7 +2436,8 @@ static void test_balancer_create_without_memory(void)
 static void test_balancer_update_without_memory(void)
 {
     for (size_t policy = 0; policy < BAL_POLICIES; policy++) {
-        for (uint64_t nth = 1; nth < 60; nth++) {
+        uint64_t step = policy == SDC_POLICY_HASHED ? 3 : 1;
+        for (uint64_t nth = 1; nth < 60; nth += step) {
             test_note("%s, allocation %u", bal_policy_names[policy], (unsigned)nth);
             picks p;
             picks_init(&p);
@@ -2204,11 +2480,13 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_round_robin_of_threads_is_even),
     TEST(test_balancer_random_is_even),
     TEST(test_beat_xrand),
+    TEST(test_balancer_threads_do_not_go_in_step),
     TEST(test_balancer_weighted_is_smooth),
     TEST(test_balancer_weighted_goes_by_ratios),
     TEST(test_balancer_weights_of_twins_add_up),
     TEST(test_balancer_weighted_equals_the_plain_rule),
     TEST(test_balancer_weights_beyond_the_order_are_scaled),
+    TEST(test_balancer_weights_of_many_are_scaled),
     TEST(test_balancer_weighted_largest_sums),
     TEST(test_balancer_weighted_of_70000),
     TEST(test_balancer_weights_that_change_count),
@@ -2217,16 +2495,19 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_least_loaded_goes_by_weight),
     TEST(test_balancer_least_loaded_when_idle),
     TEST(test_balancer_update_keeps_what_is_in_flight),
+    TEST(test_balancer_in_flight_moves_with_its_endpoint),
     TEST(test_balancer_hashed_keeps_to_its_key),
     TEST(test_balancer_hashed_agrees_across_processes),
     TEST(test_balancer_hashed_seeds_differ),
     TEST(test_balancer_hashed_moves_one_share),
     TEST(test_balancer_hashed_spreads_keys),
     TEST(test_balancer_hashed_goes_by_weight),
+    TEST(test_balancer_hashed_by_extreme_weights),
     TEST(test_balancer_hashed_without_a_key_goes_anywhere),
     TEST(test_balancer_other_policies_ignore_the_key),
     TEST(test_balancer_all_follows_from_the_seed),
     TEST(test_balancer_weight_0_is_not_picked),
+    TEST(test_balancer_critical_is_not_picked_whatever_its_weight),
     TEST(test_72_all_weights_zero_are_picked_alike),
     TEST(test_balancer_weights_that_turn_0),
     TEST(test_balancer_nothing_to_pick),
@@ -2241,6 +2522,7 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_zone_of_a_meta_key),
     TEST(test_balancer_copies_its_texts),
     TEST(test_balancer_zone_that_overflows_keeps_keys),
+    TEST(test_balancer_zone_that_overflows_moves_no_other_keys),
     TEST(test_balancer_panic_uses_all),
     TEST(test_balancer_panic_is_off),
     TEST(test_balancer_slow_start_grows_with_age),
@@ -2266,11 +2548,15 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_subset_of_critical_ones),
     TEST(test_balancer_ejection_and_zone),
     TEST(test_balancer_panic_uses_the_ejected),
+    TEST(test_balancer_ejected_home_comes_back),
+    TEST(test_balancer_panic_of_ejected_ends),
+    TEST(test_balancer_ejection_that_is_over_makes_room),
     TEST(test_balancer_all_options_at_once),
     TEST(test_balancer_refuses_what_cannot_be),
     TEST(test_balancer_refuses_without_an_endpointer),
     TEST(test_balancer_takes_what_can_be),
     TEST(test_balancer_several_on_one_endpointer),
+    TEST(test_balancer_destroy_with_an_open_pick_is_asserted),
     TEST(test_balancer_picks_allocate_nothing),
     TEST(test_balancer_create_without_memory),
     TEST(test_balancer_update_without_memory),

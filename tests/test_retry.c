@@ -7,7 +7,9 @@
 #include "support/picks.h"
 #include "support/test.h"
 
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { RETRY_TRIES = 128, RETRY_POLICIES = SDC_POLICY_HASHED + 1 };
@@ -416,7 +418,7 @@ static void retry_run(const char *list, sdc_balancer_desc desc, const char *key,
 static void test_retry_not_the_same_while_another_is_left(void)
 {
     for (size_t i = 0; i < RETRY_POLICIES; i++) {
-        for (uint64_t seed = 1; seed <= 20; seed++) {
+        for (uint64_t seed = 1; seed <= 8; seed++) {
             test_note("%s, seed %u", retry_policy_names[i], (unsigned)seed);
             sdc_balancer_desc desc = { .policy = (sdc_policy)i, .seed = seed };
             retry_log log;
@@ -516,7 +518,7 @@ static void test_retry_hashed_goes_on_in_the_keys_order(void)
 {
     unsigned others = 0;
     int before = -1;
-    for (size_t k = 0; k < 20; k++) {
+    for (size_t k = 0; k < 10; k++) {
         char key[16];
         snprintf(key, sizeof key, "key-%u", (unsigned)k);
         test_note("%s", key);
@@ -543,7 +545,7 @@ static void test_retry_hashed_goes_on_in_the_keys_order(void)
         sdc_balancer_destroy(b);
         picks_deinit(&p);
     }
-    CHECK(others > 10);
+    CHECK(others > 5);
 }
 
 /* Where the key's first is gone, its second is where the call goes: both are the key's order. */
@@ -998,6 +1000,55 @@ static void test_retry_budget_of_each_balancer(void)
     picks_deinit(&p);
 }
 
+typedef struct retry_thread {
+    sdc_balancer *balancer;
+    pthread_t     thread;
+    unsigned      num_paid;         /* second tries that were allowed                         */
+} retry_thread;
+
+/* A thousand calls, each given up after the decision about its second try. */
+static void *retry_thread_run(void *user)
+{
+    retry_thread *t = (retry_thread *)user;
+    sdc_retry_desc desc;
+    memset(&desc, 0, sizeof desc);
+    for (size_t i = 0; i < 1000; i++) {
+        sdc_attempt attempt;
+        sdc_attempt_init(&attempt, t->balancer, &desc);
+        if (sdc_attempt_next(&attempt, NULL) == SDC_OK) {
+            sdc_attempt_done(&attempt, SDC_ERR_IO);
+            t->num_paid += sdc_attempt_next(&attempt, NULL) != SDC_ERR_IO;
+        }
+        sdc_attempt_deinit(&attempt);
+    }
+    return NULL;
+}
+
+/* Threads share it to the last try: 20 % of 4000, and the ten of the second that it is. */
+static void test_retry_budget_of_threads(void)
+{
+    retry_thread threads[4];
+    memset(threads, 0, sizeof threads);
+    picks p;
+    picks_init(&p);
+    picks_list(&p, "a b c");
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1 });
+    unsigned num_paid = 0;
+    for (size_t i = 0; i < 4; i++) {
+        threads[i].balancer = b;
+        if (pthread_create(&threads[i].thread, NULL, retry_thread_run, &threads[i]) != 0) {
+            abort();
+        }
+    }
+    for (size_t i = 0; i < 4; i++) {
+        pthread_join(threads[i].thread, NULL);
+        num_paid += threads[i].num_paid;
+    }
+    CHECK_BETWEEN(num_paid, 809, 810);
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
 /* ---- attempts -------------------------------------------------------------------------------- */
 
 /* Goes on until the next try or the end. */
@@ -1056,70 +1107,76 @@ static void test_retry_attempt_step_by_step(void)
     picks_deinit(&p);
 }
 
-/* Whatever sdc_retry does, the same by steps: whom, when, and the end with its message. */
+/* What sdc_retry does, by the steps of an attempt. */
+static sdc_err retry_by_steps(retry_log *log, sdc_balancer *b, const sdc_retry_desc *desc,
+                              sdc_error *error)
+{
+    sdc_attempt attempt;
+    sdc_attempt_init(&attempt, b, desc);
+    sdc_err err = SDC_OK;
+    bool is_done = false;
+    while (!is_done) {
+        err = sdc_attempt_next(&attempt, error);
+        is_done = err != SDC_OK && err != SDC_AGAIN;
+        if (err == SDC_AGAIN) {
+            log->p->now_ms += attempt.pause_ms;
+        } else if (err == SDC_OK) {
+            err = retry_call(log, &attempt.pick, attempt.left_ms);
+            CHECK_INT(attempt.number, log->num_tries);
+            sdc_attempt_done(&attempt, err);
+            is_done = err == SDC_OK;
+        }
+    }
+    sdc_attempt_deinit(&attempt);
+    return err;
+}
+
+/* All tries fail; the third goes well; the deadline ends it; the program does. */
+static uint64_t retry_one_way(size_t which, sdc_policy policy, bool by_steps, retry_log *log,
+                              sdc_error *error)
+{
+    picks p;
+    picks_init(&p);
+    picks_list(&p, "a b=3 c@x d=2@x");
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .policy = policy, .seed = 7,
+                                                               .zone = "x" });
+    retry_log_init(log, &p, which == 1 ? SDC_OK : SDC_ERR_USER);
+    log->num_outcomes = 2;
+    log->outcomes[0] = SDC_ERR_IO;
+    log->outcomes[1] = SDC_ERR_CONNECT;
+    log->takes_ms = 70;
+    log->stop_at = 2;
+    sdc_retry_desc desc = retry_desc(log);
+    desc.max_attempts = 4;
+    desc.timeout_ms = which == 2 ? 200 : 0;
+    desc.hash_key = "key";
+    desc.again = which == 3 ? retry_again : NULL;
+    sdc_err err = by_steps ? retry_by_steps(log, b, &desc, error) : sdc_retry(b, &desc, error);
+    CHECK_ERR(error->code, err);
+    uint64_t end_ms = p.now_ms;
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+    return end_ms;
+}
+
+/* The same whom, when, and end with its message. */
 static void test_retry_attempt_does_as_retry_does(void)
 {
     for (size_t i = 0; i < 4u * RETRY_POLICIES; i++) {
         test_note("%s, case %u", retry_policy_names[i / 4], (unsigned)(i % 4));
-        retry_log logs[2];
-        sdc_error errors[2];
-        uint64_t ends_ms[2];
-        for (size_t way = 0; way < 2; way++) {
-            picks p;
-            picks_init(&p);
-            picks_list(&p, "a b=3 c@x d=2@x");
-            sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){
-                .policy = (sdc_policy)(i / 4), .seed = 7, .zone = "x" });
-            retry_log *log = &logs[way];
-            retry_log_init(log, &p, i % 4 == 1 ? SDC_OK : SDC_ERR_USER);
-            log->num_outcomes = 2;
-            log->outcomes[0] = SDC_ERR_IO;
-            log->outcomes[1] = SDC_ERR_CONNECT;
-            log->takes_ms = 70;
-            sdc_retry_desc desc = retry_desc(log);
-            desc.max_attempts = 4;
-            desc.timeout_ms = i % 4 == 2 ? 200 : 0;
-            desc.hash_key = "key";
-            desc.again = i % 4 == 3 ? retry_again : NULL;
-            log->stop_at = 2;
-            sdc_err err;
-            if (way == 0) {
-                err = sdc_retry(b, &desc, &errors[way]);
-            } else {
-                sdc_attempt attempt;
-                bool is_done = false;
-                sdc_attempt_init(&attempt, b, &desc);
-                err = SDC_OK;
-                while (!is_done) {
-                    err = sdc_attempt_next(&attempt, &errors[way]);
-                    if (err == SDC_OK) {
-                        sdc_err outcome = retry_call(log, &attempt.pick, attempt.left_ms);
-                        CHECK_INT(attempt.number, log->num_tries);
-                        sdc_attempt_done(&attempt, outcome);
-                        is_done = outcome == SDC_OK;
-                    } else if (err == SDC_AGAIN) {
-                        p.now_ms += attempt.pause_ms;
-                    } else {
-                        is_done = true;
-                    }
-                }
-                sdc_attempt_deinit(&attempt);
-            }
-            CHECK_ERR(errors[way].code, err);
-            ends_ms[way] = p.now_ms;
-            sdc_balancer_destroy(b);
-            picks_deinit(&p);
+        retry_log blocks, steps;
+        sdc_error of_blocks, of_steps;
+        uint64_t end_ms = retry_one_way(i % 4, (sdc_policy)(i / 4), false, &blocks, &of_blocks);
+        CHECK_U64(retry_one_way(i % 4, (sdc_policy)(i / 4), true, &steps, &of_steps), end_ms);
+        REQUIRE(blocks.num_tries == steps.num_tries);
+        for (size_t k = 0; k < steps.num_tries; k++) {
+            CHECK_INT(blocks.tries[k].number, steps.tries[k].number);
+            CHECK_U64(blocks.tries[k].at_ms, steps.tries[k].at_ms);
+            CHECK_INT(blocks.tries[k].left_ms, steps.tries[k].left_ms);
         }
-        CHECK_INT(logs[0].num_tries, logs[1].num_tries);
-        for (size_t k = 0; k < logs[0].num_tries && k < logs[1].num_tries; k++) {
-            CHECK_INT(logs[0].tries[k].number, logs[1].tries[k].number);
-            CHECK_U64(logs[0].tries[k].at_ms, logs[1].tries[k].at_ms);
-            CHECK_INT(logs[0].tries[k].left_ms, logs[1].tries[k].left_ms);
-        }
-        CHECK_INT(logs[0].num_agains, logs[1].num_agains);
-        CHECK_ERR(errors[0].code, errors[1].code);
-        CHECK_STR(errors[0].message, errors[1].message);
-        CHECK_U64(ends_ms[0], ends_ms[1]);
+        CHECK_INT(blocks.num_agains, steps.num_agains);
+        CHECK_ERR(of_blocks.code, of_steps.code);
+        CHECK_STR(of_blocks.message, of_steps.message);
     }
 }
 
@@ -1314,6 +1371,7 @@ static const test_case cases_retry[] = {
     TEST(test_retry_budget_ten_a_second_are_free),
     TEST(test_retry_budget_does_not_pile_up),
     TEST(test_retry_budget_of_each_balancer),
+    TEST(test_retry_budget_of_threads),
     TEST(test_retry_attempt_step_by_step),
     TEST(test_retry_attempt_does_as_retry_does),
     TEST(test_retry_attempt_gives_up_for_good),
