@@ -63,9 +63,9 @@ help:
 	@echo 'make matrix       compilers, standards, optimisation and macros crossed'
 	@echo 'make cross        the tests of the decoders on aarch64 and s390x, by qemu (needs clang)'
 	@echo 'make fuzz         the fuzz targets with libFuzzer, SECONDS=60 each (needs clang)'
-	@echo 'make bench        the decoder and the watch beside other libraries, as ratios'
+	@echo 'make bench        decoder, watch and picks beside other libraries, as ratios (PART=pick)'
 	@echo 'make bench-readme the figures of the last make bench into README.md'
-	@echo 'make guard        instructions for each byte, not more than were recorded (valgrind)'
+	@echo 'make guard        instructions for each byte and pick, not more than recorded (valgrind)'
 	@echo 'make lint         the numbers of the house style'
 	@echo 'make clean        removes $(B)/'
 
@@ -217,10 +217,11 @@ cross:
 	@JOBS=$(JOBS) sh tests/cross.sh $(B)/cross
 
 bench:
-	@sh tests/bench/run.sh $(B)
+	@sh tests/bench/run.sh $(B) $(PART)
 
 bench-readme:
 	@python3 tests/bench/report.py --readme $(B)/bench/results.json README.md
+	@python3 tests/bench/report_pick.py --readme $(B)/bench/pick.json README.md
 
 guard:
 	@sh tests/bench/guard.sh $(B)

@@ -219,10 +219,10 @@ def shown_goal(measured, bound):
     return goal, form % measured.mid if measured.low == measured.high else measured.text(form)
 
 
-def show_goals(r, say):
+def show_goals(found, say):
     say("")
     say("%-72s %-9s %-22s %s" % ("GOALS", "goal", "measured", ""))
-    for what, measured, bound in goals(r):
+    for what, measured, bound in found:
         goal, shown = shown_goal(measured, bound)
         say("%-72s %-9s %-22s %s" % (what, goal, shown, verdict(measured, bound)))
 
@@ -267,11 +267,18 @@ def report(r):
     say("INSTRUCTIONS (callgrind)")
     for line in r.guard:
         say("  " + line)
-    show_goals(r, say)
+    show_goals(goals(r), say)
     if r.notes:
         say("")
         out.extend(r.notes)
     return "\n".join(out) + "\n"
+
+
+def record_goals(found):
+    return [{"goal": what, "bound": abs(bound), "at": "least" if bound > 0 else "most",
+             "measured": measured.record() if measured else None,
+             "shown": shown_goal(measured, bound),
+             "verdict": verdict(measured, bound)} for what, measured, bound in found]
 
 
 def record(r):
@@ -284,10 +291,7 @@ def record(r):
         "updates": {str(n): list(w.values()) for n, w in r.watches.items()},
         "unchanged": list(r.unchanged.values()),
         "instructions": r.guard,
-        "goals": [{"goal": what, "bound": abs(bound), "at": "least" if bound > 0 else "most",
-                   "measured": measured.record() if measured else None,
-                   "shown": shown_goal(measured, bound),
-                   "verdict": verdict(measured, bound)} for what, measured, bound in goals(r)],
+        "goals": record_goals(goals(r)),
         "notes": r.notes,
     }
 
@@ -445,12 +449,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BEGIN, END = "<!-- make bench-readme: begin -->", "<!-- end -->"
 
 
-def reasons():
-    """Of misses.txt: the beginning of a goal's name, and why it is missed."""
+def reasons(part):
+    """Of misses.txt: the beginning of a goal's name, and why it is missed; of the picks or of
+    all the rest."""
     found = {}
     for line in text_of(os.path.join(HERE, "misses.txt")):
         goal, colon, reason = line.partition(" :: ")
-        if colon and not line.startswith("#"):
+        if colon and not line.startswith("#") and goal.startswith("pick") == (part == "pick"):
             found[goal] = reason
     return found
 
@@ -465,15 +470,8 @@ def wrapped(text, indent=""):
                          break_on_hyphens=False)
 
 
-def readme_section(results, chart_path):
-    found = reasons()
-    out = ["![decoding, updates and memory beside other libraries](%s)" % chart_path, "",
-           "    make bench && make bench-readme", ""]
-    out += wrapped("On %s, with %s, %s: %s." % (results["machine"], results["compiler"],
-                                                results["date"], "; ".join(results["versions"])))
-    out += wrapped("Each figure is a ratio within one run, the median (least..greatest) of its "
-                   "rounds.")
-    out += ["", "| | goal | measured | |", "|---|---|---|---|"]
+def readme_goals(results, found):
+    out = ["| | goal | measured | |", "|---|---|---|---|"]
     missed = [g for g in results["goals"] if g["verdict"] == "missed"]
     for g in results["goals"]:
         out.append("| %s | %s | %s | %s |" % (g["goal"], *g["shown"], g["verdict"]))
@@ -488,23 +486,40 @@ def readme_section(results, chart_path):
     for key in found:
         if not any(g["goal"].startswith(key) for g in missed):
             print("misses.txt has a reason for what is not missed: " + key)
+    return out
+
+
+def readme_section(results, chart_path):
+    out = ["![decoding, updates and memory beside other libraries](%s)" % chart_path, "",
+           "    make bench && make bench-readme", ""]
+    out += wrapped("On %s, with %s, %s: %s." % (results["machine"], results["compiler"],
+                                                results["date"], "; ".join(results["versions"])))
+    out += wrapped("Each figure is a ratio within one run, the median (least..greatest) of its "
+                   "rounds.")
+    out += [""] + readme_goals(results, reasons("all"))
     return "\n".join(out)
 
 
-def write_readme(results_path, readme_path):
-    with open(results_path) as f:
-        results = json.load(f)
+def replace_section(readme_path, begin, section):
     with open(readme_path) as f:
         text = f.read()
-    if text.count(BEGIN) != 1 or END not in text.split(BEGIN)[1]:
-        sys.exit("%s has no place between '%s' and '%s'" % (readme_path, BEGIN, END))
+    if text.count(begin) != 1 or END not in text.split(begin)[1]:
+        sys.exit("%s has no place between '%s' and '%s'" % (readme_path, begin, END))
+    before, behind = text.split(begin)
+    with open(readme_path, "w") as f:
+        f.write(before + begin + "\n" + section + "\n" + END + behind.split(END, 1)[1])
+
+
+def write_readme(results_path, readme_path):
+    if not os.path.exists(results_path):
+        print("not written: decoding and updates, which were not measured")
+        return
+    with open(results_path) as f:
+        results = json.load(f)
     shutil.copy(os.path.join(os.path.dirname(results_path), "chart.svg"), HERE)
     chart_path = os.path.relpath(os.path.join(HERE, "chart.svg"),
                                  os.path.dirname(os.path.abspath(readme_path)))
-    before, behind = text.split(BEGIN)
-    with open(readme_path, "w") as f:
-        f.write(before + BEGIN + "\n" + readme_section(results, chart_path) + "\n" + END +
-                behind.split(END, 1)[1])
+    replace_section(readme_path, BEGIN, readme_section(results, chart_path))
     print("written: the figures in %s, and %s" % (readme_path, chart_path))
 
 

@@ -1,8 +1,10 @@
 #!/bin/sh
-# run.sh BUILD_DIR: the decoder and the watch of sdconsul.h beside other libraries, on this machine.
+# run.sh BUILD_DIR [pick]: the decoder, the watch and the picks of sdconsul.h beside other libraries, on this
+# machine; with `pick` the picks alone, in half a minute.
 #
-# Writes BUILD_DIR/bench/report.txt, results.json and chart.svg, and prints the first. What is not installed
-# is skipped, and said so. Newer sources of two libraries come from PyPI into a cache outside of the tree:
+# Writes BUILD_DIR/bench/report.txt, results.json and chart.svg; of the picks pick.txt and pick.json; and prints
+# the texts. What is not installed is skipped, and said so. Newer sources of two libraries come from PyPI into a
+# cache outside of the tree:
 #   SDC_BENCH_CACHE   where that is (~/.cache/sdconsul/bench)
 #   SDC_BENCH_QUICK   set: a shorter run, with more noise
 set -eu
@@ -18,19 +20,17 @@ OPT='-O2'
 SHARED='-fPIC -shared -fvisibility=hidden'
 seconds=3.5
 rounds=31
-[ -z "${SDC_BENCH_QUICK-}" ] || { seconds=0.5; rounds=5; }
+pick_rounds=31
+[ -z "${SDC_BENCH_QUICK-}" ] || { seconds=0.5; rounds=5; pick_rounds=5; }
 began=$(date +%s)
 step() { echo "== $* ($(($(date +%s) - began)) s)"; }
 
-: >"$out/notes.txt"
-: >"$out/versions.txt"
-note() { echo "$*" | tee -a "$out/notes.txt"; }
+notes=$out/notes.txt
+note() { echo "$*" | tee -a "$notes"; }
 skip() { note "skipped: $*"; }
 has() { command -v "$1" >/dev/null 2>&1; }
 
 has python3 || { echo 'skipped: the benchmark: no python3'; exit 0; }
-has "$CXX" || skip "simdjson, RapidJSON: no C++ compiler"
-
 # is_new OUT SOURCE...: OUT is there and no source is newer
 is_new() {
     [ -e "$1" ] && [ -z "$(find "$@" -newer "$1")" ]
@@ -183,26 +183,62 @@ record_bodies() {
     wait
 }
 
+# ---- go-kit ------------------------------------------------------------------------------------------------
+
+build_gokit() { # PROGRAM PACKAGE
+    rm -f "$out/$1"
+    if ! has go; then
+        skip 'go-kit: no Go'
+        return 1
+    fi
+    (cd "$here/gokit" && GOFLAGS=-mod=readonly GOWORK=off go build -trimpath -o "$out/$1" "$2" 2>"$out/$1.log") || {
+        skip "go-kit: it does not build, see $out/$1.log"
+        return 1
+    }
+}
+
+versions_gokit() {
+    sed -n 's|^.*go-kit/kit v|go-kit |p; s|^.*consul/api v|Consul API for Go |p' "$here/gokit/go.mod" |
+        sed 's| //.*||'
+    go version | sed 's|^go version go\([^ ]*\).*|Go \1|'
+}
+
+# ---- picks -------------------------------------------------------------------------------------------------
+
+picks() {
+    notes=$out/pick-notes.txt
+    : >"$notes"
+    : >"$out/pick-versions.txt"
+    set -- "$out/pick_ours"
+    $CC -std=gnu99 $OPT -I"$top" "$here/pick.c" "$top/examples/sdconsul.c" -o "$out/pick_ours" -lpthread
+    if build_gokit pick_gokit ./pick; then
+        set -- "$@" "$out/pick_gokit"
+        versions_gokit | grep -v 'Consul API' >>"$out/pick-versions.txt"
+    fi
+    step picking
+    python3 "$here/pick.py" $pick_rounds 20 "$@" >"$out/pick.jsonl"
+    step 'counting instructions'
+    sh "$here/guard.sh" "$out/.." pick >"$out/pick-guard.txt" 2>&1 || true
+    python3 "$here/report_pick.py" "$out"
+}
+
 # ---- watching programs -------------------------------------------------------------------------------------
 
 build_watches() {
     $CC -std=gnu99 $OPT "$here/server.c" -o "$out/server"
     $CC -std=gnu99 $OPT "$here/watch_floor.c" -o "$out/watch_floor"
     $CC -std=gnu99 $OPT -I"$top" "$here/watch_ours.c" "$top/examples/sdconsul.c" -o "$out/watch_ours"
-    if ! has go; then
-        skip 'go-kit: no Go'
-    elif ! (cd "$here/gokit" && GOFLAGS=-mod=readonly GOWORK=off go build -trimpath \
-        -o "$out/watch_gokit" . 2>"$out/go.log"); then
-        skip "go-kit: it does not build, see $out/go.log"
-    else
-        sed -n 's|^.*go-kit/kit v|go-kit |p; s|^.*consul/api v|Consul API for Go |p' "$here/gokit/go.mod" |
-            sed 's| //.*||' >>"$out/versions.txt"
-        go version | sed 's|^go version go\([^ ]*\).*|Go \1|' >>"$out/versions.txt"
+    if build_gokit watch_gokit .; then
+        versions_gokit >>"$out/versions.txt"
     fi
 }
 
 # ---- the run -----------------------------------------------------------------------------------------------
 
+[ "${2-}" != pick ] || { picks; exit; }
+: >"$notes"
+: >"$out/versions.txt"
+has "$CXX" || skip "simdjson, RapidJSON: no C++ compiler"
 rm -f "$out"/watch_*
 step 'building the decoders, the bodies and the watching programs'
 make_bodies
@@ -237,6 +273,7 @@ python3 "$here/exchange.py" "$out/server" "$bodies" "$@" >"$out/exchange.jsonl" 
 grep '^skipped' "$out/exchange.log" | tee -a "$out/notes.txt" || true
 
 step 'counting instructions'
-sh "$here/guard.sh" "$out/.." >"$out/guard.txt" 2>&1 || true
+sh "$here/guard.sh" "$out/.." decode >"$out/guard.txt" 2>&1 || true
 step report
 python3 "$here/report.py" "$out"
+picks

@@ -1,0 +1,242 @@
+/* Picks of sdconsul.h, timed: the program that pick.py asks.
+
+   Each line of its input is POLICY INSTANCES THREADS MS: so many threads pick, each a next and
+   its done at once, for so many milliseconds. It answers with a line: how many they were,
+   nanoseconds for each, and what the allocator was asked for meanwhile. Nanoseconds are wall
+   time over the picks of all threads, as Go's RunParallel counts. MS 0 is one grain on each
+   thread, for callgrind. */
+#include "sdconsul.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { GRAIN = 1024, THREADS_MAX = 16, INSTANCES_MAX = 10000, SIZES_MAX = 8, POLICIES = 5 };
+
+static const char *const names[POLICIES] = {
+    "round_robin", "random", "weighted", "least_loaded", "hashed"
+};
+
+/* Made at the first question for that number of instances, and kept. */
+typedef struct pool {
+    size_t num;
+    sdc_cache *cache;
+    sdc_endpointer *endpointer;
+    sdc_balancer *balancers[POLICIES];
+} pool;
+
+/* What the threads of one question share. */
+typedef struct round_state {
+    sdc_balancer *balancer;
+    uint64_t ns;                    /* how long; 0: one grain                */
+    unsigned num_threads, num_ready;
+    uint64_t num_picks;
+    uint64_t began, ended;          /* the first thread's, the last thread's */
+} round_state;
+
+static uint64_t num_allocations;
+static int targets[INSTANCES_MAX];
+static char keys[GRAIN][16];
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "pick: %s\n", what);
+    exit(1);
+}
+
+static void *counting_resize(void *user, void *ptr, size_t old_size, size_t new_size)
+{
+    (void)user, (void)old_size;
+    __atomic_fetch_add(&num_allocations, 1, __ATOMIC_RELAXED);
+    if (new_size == 0) {
+        free(ptr);
+        return NULL;
+    }
+    return realloc(ptr, new_size);
+}
+
+static sdc_err open_target(void *user, const sdc_instance *instance, void **endpoint)
+{
+    (void)user;
+    *endpoint = &targets[instance->port - 1];
+    return SDC_OK;
+}
+
+static sdc_client *client_new(void)
+{
+    static const sdc_allocator allocator = { NULL, counting_resize };
+    sdc_client_desc desc;
+    sdc_client *client;
+    sdc_error error;
+
+    memset(&desc, 0, sizeof desc);
+    desc.ignore_environment = true;
+    desc.allocator = &allocator;
+    if (sdc_client_create(&desc, &client, &error) != SDC_OK) {
+        fail(error.message);
+    }
+    return client;
+}
+
+/* Instances with the weights 1 to 5 in turn. */
+static void pool_fill(pool *p)
+{
+    static sdc_instance instances[INSTANCES_MAX];
+    static char hosts[INSTANCES_MAX][16];
+
+    for (size_t i = 0; i < p->num; i++) {
+        (void)snprintf(hosts[i], sizeof hosts[i], "10.0.%u.%u", (unsigned)i / 250,
+                       (unsigned)i % 250 + 1);
+        instances[i].host = hosts[i];
+        instances[i].port = (uint16_t)(i + 1);
+        instances[i].weight = (uint32_t)(i % 5 + 1);
+    }
+    if (sdc_cache_update(p->cache, instances, p->num, 1, 1) != SDC_OK) {
+        fail("no update");
+    }
+}
+
+static void pool_init(pool *p, size_t num)
+{
+    static sdc_client *client;
+    sdc_endpointer_desc desc;
+    sdc_error error;
+
+    client = client != NULL ? client : client_new();
+    p->num = num;
+    memset(&desc, 0, sizeof desc);
+    desc.open = open_target;
+    if (sdc_cache_create(NULL, &p->cache) != SDC_OK) {
+        fail("no cache");
+    }
+    pool_fill(p);
+    if (sdc_endpointer_create(p->cache, &desc, client, &p->endpointer, &error) != SDC_OK) {
+        fail(error.message);
+    }
+    for (unsigned i = 0; i < POLICIES; i++) {
+        sdc_balancer_desc b;
+        memset(&b, 0, sizeof b);
+        b.policy = (sdc_policy)i;
+        b.seed = 1;
+        if (sdc_balancer_create(p->endpointer, &b, &p->balancers[i], &error) != SDC_OK) {
+            fail(error.message);
+        }
+    }
+}
+
+static pool *pool_of(size_t num)
+{
+    static pool pools[SIZES_MAX];
+
+    if (num == 0 || num > INSTANCES_MAX) {
+        fail("so many instances are not foreseen");
+    }
+    for (size_t i = 0; i < SIZES_MAX; i++) {
+        if (pools[i].num == 0) {
+            pool_init(&pools[i], num);
+        }
+        if (pools[i].num == num) {
+            return &pools[i];
+        }
+    }
+    fail("too many sizes");
+    return NULL;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Apart, so that callgrind can count it alone. */
+__attribute__((noinline)) void grain(sdc_balancer *balancer);
+
+void grain(sdc_balancer *balancer)
+{
+    for (unsigned i = 0; i < GRAIN; i++) {
+        sdc_pick pick;
+        if (sdc_balancer_next(balancer, keys[i], &pick) != SDC_OK || pick.endpoint == NULL) {
+            fail("no pick");
+        }
+        sdc_balancer_done(balancer, &pick, SDC_OK);
+    }
+}
+
+static void *run_thread(void *user)
+{
+    round_state *s = (round_state *)user;
+    uint64_t num = 0, began, now;
+
+    /* all begin together: a thread takes long to start beside what it does here */
+    __atomic_add_fetch(&s->num_ready, 1, __ATOMIC_ACQ_REL);
+    while (__atomic_load_n(&s->num_ready, __ATOMIC_ACQUIRE) < s->num_threads) {
+    }
+    began = now_ns();
+    do {
+        grain(s->balancer);
+        num += GRAIN;
+        now = now_ns();
+    } while (now - began < s->ns);
+    static char lock;
+    while (__atomic_test_and_set(&lock, __ATOMIC_ACQUIRE)) {
+    }
+    s->num_picks += num;
+    s->began = s->began == 0 || began < s->began ? began : s->began;
+    s->ended = now > s->ended ? now : s->ended;
+    __atomic_clear(&lock, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static void answer(round_state *s)
+{
+    pthread_t threads[THREADS_MAX];
+    uint64_t before = __atomic_load_n(&num_allocations, __ATOMIC_RELAXED);
+
+    for (unsigned i = 0; i < s->num_threads; i++) {
+        if (pthread_create(&threads[i], NULL, run_thread, s) != 0) {
+            fail("no thread");
+        }
+    }
+    for (unsigned i = 0; i < s->num_threads; i++) {
+        (void)pthread_join(threads[i], NULL);
+    }
+    printf("%llu %.4f %llu\n", (unsigned long long)s->num_picks,
+           (double)(s->ended - s->began) / (double)s->num_picks,
+           (unsigned long long)(__atomic_load_n(&num_allocations, __ATOMIC_RELAXED) - before));
+    (void)fflush(stdout);
+}
+
+static sdc_policy policy_of(const char *name)
+{
+    for (unsigned i = 0; i < POLICIES; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            return (sdc_policy)i;
+        }
+    }
+    fail("no such policy");
+    return SDC_POLICY_ROUND_ROBIN;
+}
+
+int main(void)
+{
+    char name[32];
+    unsigned num_instances, num_threads, ms;
+
+    for (unsigned i = 0; i < GRAIN; i++) {
+        (void)snprintf(keys[i], sizeof keys[i], "user-%07u", i * 7919);
+    }
+    while (scanf("%31s %u %u %u", name, &num_instances, &num_threads, &ms) == 4) {
+        round_state s;
+        memset(&s, 0, sizeof s);
+        s.balancer = pool_of(num_instances)->balancers[policy_of(name)];
+        s.ns = (uint64_t)ms * 1000000u;
+        s.num_threads = num_threads < THREADS_MAX ? num_threads : THREADS_MAX;
+        answer(&s);
+    }
+    return 0;
+}
