@@ -266,7 +266,9 @@
        sdc_attempt_deinit(&a);
 
    Zones, slow start, subsets and the ejection of what keeps failing are fields
-   of sdc_balancer_desc, and off by default.
+   of sdc_balancer_desc, and off by default. Where zone or panic_percent are
+   used, leave passing_only off in the query: they want to know how many are
+   critical, and those get no calls anyhow.
 
    6. Your own loop
 
@@ -1204,7 +1206,9 @@ typedef struct sdc_balancer_desc {
     sdc_policy  policy;             /*                       (round robin)    */
     /* Own zone first (Envoy docs: priority levels). As long as zone_min_percent
        of the instances in the zone are healthy all calls stay there; then as
-       many as half of that still have if half of it is healthy, and so on. */
+       many as half of that still have if half of it is healthy, and so on. This
+       and panic_percent go by what is in the list: leave passing_only off in
+       the query, critical instances get no calls anyhow. */
     const char *zone;               /*                       (no preference)  */
     const char *zone_meta;          /* the meta key that tells an instance's
                                        zone                  (its locality)   */
@@ -15158,7 +15162,8 @@ typedef struct sdci_record {
     struct sdci_record *next;       /* among the ejected */
     const sdc_instance *instance;   /* of its seat in the newest plan */
     uint32_t times;                 /* how long the newest ejection was */
-    bool is_listed, is_used, is_home, is_healthy;
+    bool is_listed, is_home;
+    uint8_t groups;                 /* as its choice's in the plan */
     uint32_t plan, place;           /* the newest that it is in; the planning thread's */
     uint32_t holds;                 /* of seats; atomic */
 } sdci_record;
@@ -15216,7 +15221,8 @@ typedef union sdci_shard_line {
 /* How many of the list are what. */
 typedef struct sdci_tally {
     uint32_t listed, usable, home, usable_home;
-    uint32_t used, ejected;         /* used: in the subset, or listed */
+    uint32_t used, ejected;         /* used: in a subset, or listed where there is none */
+    uint32_t ready, ready_home;     /* both used and usable */
 } sdci_tally;
 
 /* What retries may cost. */
@@ -15897,10 +15903,13 @@ static void sdci_tally_count(sdci_tally *tally, const sdci_record *record, bool 
 {
     uint32_t one = record->is_listed ? on ? 1 : UINT32_MAX : 0;
     bool is_ejected = sdci_record_is(record, SDCI_EJECTED);
-    bool is_usable = record->is_healthy && !is_ejected;
+    bool is_usable = (record->groups & SDCI_IS_HEALTHY) != 0 && !is_ejected;
+    bool is_ready = is_usable && (record->groups & (SDCI_IN(SDCI_HOME) | SDCI_IN(SDCI_AWAY))) != 0;
 
     tally->listed += one;
-    tally->used += record->is_used ? one : 0;
+    tally->used += (record->groups & (SDCI_IS_HEALTHY - 1)) != 0 ? one : 0;
+    tally->ready += is_ready ? one : 0;
+    tally->ready_home += is_ready && record->is_home ? one : 0;
     tally->usable += is_usable ? one : 0;
     tally->home += record->is_home ? one : 0;
     tally->usable_home += is_usable && record->is_home ? one : 0;
@@ -15914,14 +15923,14 @@ static uint32_t sdci_balancer_find_route(const sdc_balancer *b)
     uint64_t want = (uint64_t)tally->home * b->desc.zone_min_percent;
     uint64_t have = (uint64_t)tally->usable_home * 100;
 
-    if (tally->usable == 0 ||
+    if (tally->ready == 0 ||
         (uint64_t)tally->usable * 100 < (uint64_t)tally->listed * b->desc.panic_percent) {
         return SDCI_ROUTE_ALL;
     }
-    if (tally->usable_home == 0) {
+    if (tally->ready_home == 0) {
         return SDCI_ROUTE_AWAY;
     }
-    return have >= want || tally->usable == tally->usable_home
+    return have >= want || tally->ready == tally->ready_home
                ? 0 : (uint32_t)(SDCI_ROUTE_AWAY - SDCI_ROUTE_AWAY * have / want);
 }
 
@@ -16001,8 +16010,7 @@ static void sdci_balancer_note(sdc_balancer *b, const sdci_plan *plan, uint32_t 
     record->is_listed = true;
     record->instance = &upstream->instance;
     record->is_home = sdci_balancer_is_home(b, &upstream->instance);
-    record->is_used = (plan->groups[i] & (SDCI_IS_HEALTHY - 1)) != 0;
-    record->is_healthy = (plan->groups[i] & SDCI_IS_HEALTHY) != 0;
+    record->groups = plan->groups[i];
     if (is_new && is_late && b->desc.slow_start_ms > 0) {
         record->born_ms = now_ms;
         sdci_record_mark(b, record, SDCI_YOUNG, true);
