@@ -1531,13 +1531,13 @@ static void sdci_unlock(uint32_t *lock)
     __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
 }
 
-/* The same number in the same thread, and another one in most others: the place of a byte that
-   each thread has of its own. Nothing is ever kept there. */
-static uint64_t sdci_thread_number(void)
+/* A byte that each thread has of its own: its place tells threads apart, and it holds how far this
+   one has moved on from where that led it. All that is ever lost with it is a little speed. */
+static uint8_t *sdci_thread_byte(void)
 {
-    static __thread char here;
+    static __thread uint8_t moved;
 
-    return (uint64_t)(uintptr_t)&here * 0x9E3779B97F4A7C15u;
+    return &moved;
 }
 
 /* The two halves of a product as one. */
@@ -15183,6 +15183,12 @@ typedef struct sdci_choice {
     sdci_seat *seat;
 } sdci_choice;
 
+/* What least loaded goes by, side by side, since a pick looks at two of these anywhere. */
+typedef struct sdci_load {
+    uint32_t in_flight;             /* atomic: picks of the choice, in all shards */
+    uint32_t weight;
+} sdci_load;
+
 typedef struct sdci_order {
     uint32_t *at;                   /* places of choices; NULL: each is itself */
     size_t num;
@@ -15194,9 +15200,9 @@ typedef struct sdci_plan {
     uint32_t num_healthy;
     sdci_order orders[SDCI_GROUPS];
     uint8_t *groups;                /* of each choice: SDCI_IN of groups, SDCI_IS_HEALTHY */
-    uint32_t *weights;              /* of each choice, for least loaded; NULL: all are equal */
-    uint32_t *out;                  /* picks of each choice, in each shard */
-    size_t stride;                  /* from one shard's to the next one's; 0: they share them */
+    sdci_load *loads;               /* of each choice, with least loaded; else NULL */
+    uint32_t *out;                  /* picks of each choice, in each shard; with the others */
+    size_t stride;                  /* from one shard's to the next one's */
     size_t size;                    /* of the whole block, but for the orders */
 } sdci_plan;
 
@@ -15207,6 +15213,7 @@ typedef struct sdci_shard {
     sdci_random random;             /* state 0: nobody has been here yet */
     sdci_order home;                /* the plan's, and its choices: for plain picks */
     const sdci_choice *choices;
+    sdci_load *loads;
     uint32_t *out;                  /* of the plan, this shard's */
     const sdci_plan *plan;
     sdc_err err;                    /* where the plan is empty */
@@ -15247,9 +15254,11 @@ struct sdc_balancer {
     uint32_t route;                 /* atomic: where picks go, by the tally */
     uint32_t num_marks;             /* atomic: picks need the time while there are some */
     uint32_t num_started;           /* atomic: shards that somebody has used */
+    char apart[64];                 /* what is written is on other lines than what picks read */
     uint32_t lock;                  /* of all below but the shards */
     sdci_tally tally;
     sdci_record *ejected;
+    uint32_t back_ms;               /* atomic: the low bits of when the first of them comes back */
     sdci_random random;
     sdci_budget budget;
     sdci_shard_line shards[SDCI_SHARDS];
@@ -15788,19 +15797,20 @@ static void sdci_plan_free(sdc_balancer *b, sdci_plan *plan, const sdci_plan *ot
    own. */
 static sdci_plan *sdci_plan_alloc(const sdc_balancer *b, size_t num)
 {
-    bool is_shared = b->desc.policy == SDC_POLICY_LEAST_LOADED;
+    bool has_loads = b->desc.policy == SDC_POLICY_LEAST_LOADED;
     size_t stride = (num + 31) / 16 * 16;
-    size_t weights_at = sizeof(sdci_plan) + num * sizeof(sdci_choice);
-    size_t out_at = weights_at + (is_shared ? stride * sizeof(uint32_t) : 0);
-    size_t groups_at = out_at + (is_shared ? 1 : SDCI_SHARDS) * stride * sizeof(uint32_t);
+    size_t counts_at = sizeof(sdci_plan) + num * sizeof(sdci_choice) + 64;
+    size_t groups_at = counts_at + (has_loads ? num * sizeof(sdci_load)
+                                              : SDCI_SHARDS * stride * sizeof(uint32_t));
     sdci_plan *plan = (sdci_plan *)sdci_new(sdci_balancer_allocator(b), groups_at + num);
 
     if (plan != NULL) {
+        void *counts = (char *)plan + counts_at;
         plan->size = groups_at + num;
-        plan->stride = is_shared ? 0 : stride;
+        plan->stride = stride;
         plan->choices = (sdci_choice *)(void *)(plan + 1);
-        plan->weights = (uint32_t *)(void *)((char *)plan + weights_at);
-        plan->out = (uint32_t *)(void *)((char *)plan + out_at);
+        plan->loads = has_loads ? (sdci_load *)counts : NULL;
+        plan->out = has_loads ? NULL : (uint32_t *)counts;
         plan->groups = (uint8_t *)plan + groups_at;
     }
     return plan;
@@ -15840,15 +15850,38 @@ static bool sdci_plan_seats(const sdc_balancer *b, sdci_plan *plan, const sdci_s
     return true;
 }
 
-static void sdci_plan_weigh(const sdc_balancer *b, sdci_plan *plan)
+static void sdci_plan_weigh(sdci_plan *plan)
 {
-    bool is_equal = true;
-
-    for (uint32_t i = 0; i < plan->num && b->desc.policy == SDC_POLICY_LEAST_LOADED; i++) {
-        plan->weights[i] = (uint32_t)sdci_max(sdci_plan_upstream(plan, i)->weight, 1);
-        is_equal = is_equal && plan->weights[i] == plan->weights[0];
+    for (uint32_t i = 0; i < plan->num && plan->loads != NULL; i++) {
+        plan->loads[i].weight = (uint32_t)sdci_max(sdci_plan_upstream(plan, i)->weight, 1);
     }
-    plan->weights = is_equal ? NULL : plan->weights;
+}
+
+/* Orders follow from these alone: with other tags, or another status, they are what they were. */
+static bool sdci_plan_is_alike(const sdci_plan *a, const sdci_plan *b)
+{
+    bool is_alike = a->num == b->num && memcmp(a->groups, b->groups, a->num) == 0;
+
+    for (uint32_t i = 0; i < a->num && is_alike; i++) {
+        const sdci_upstream *x = sdci_plan_upstream(a, i);
+        const sdci_upstream *y = sdci_plan_upstream(b, i);
+        is_alike = x == y || (x->weight == y->weight &&
+                              strcmp(x->instance.addr, y->instance.addr) == 0);
+    }
+    return is_alike;
+}
+
+static bool sdci_plan_order_all(const sdc_balancer *b, sdci_plan *plan)
+{
+    bool needs_all = b->desc.panic_percent > 0 || b->desc.eject_after > 0 || plan->num_healthy == 0;
+    bool is_done = true;
+
+    for (unsigned group = 0; group < SDCI_GROUPS && is_done; group++) {
+        if (group != SDCI_ALL || needs_all) {
+            is_done = sdci_plan_order(b, plan, group);
+        }
+    }
+    return is_done;
 }
 
 /* NULL: no memory. */
@@ -15862,16 +15895,15 @@ static sdci_plan *sdci_plan_new(sdc_balancer *b, const sdci_set *set)
     bool is_done = sdci_plan_seats(b, plan, set);
     if (is_done) {
         sdci_plan_group(b, plan);
-        sdci_plan_weigh(b, plan);
+        sdci_plan_weigh(plan);
     }
-    bool needs_all = b->desc.panic_percent > 0 || b->desc.eject_after > 0 || plan->num_healthy == 0;
-    for (unsigned group = 0; group < SDCI_GROUPS && is_done; group++) {
-        if (b->desc.subset_size > 0) {
-            is_done = sdci_plan_subset(b, plan, group);
-        }
-        if (is_done && (group != SDCI_ALL || needs_all)) {
-            is_done = sdci_plan_order(b, plan, group);
-        }
+    for (unsigned group = 0; group < SDCI_GROUPS && is_done && b->desc.subset_size > 0; group++) {
+        is_done = sdci_plan_subset(b, plan, group);
+    }
+    if (is_done && sdci_plan_is_alike(plan, b->plan)) {
+        memcpy(plan->orders, b->plan->orders, sizeof plan->orders);     /* lent, until adopted */
+    } else if (is_done) {
+        is_done = sdci_plan_order_all(b, plan);
     }
     if (!is_done) {
         sdci_plan_free(b, plan, b->plan);
@@ -15939,21 +15971,30 @@ static void sdci_balancer_reroute(sdc_balancer *b)
     sdci_atomic_poke(&b->route, sdci_balancer_find_route(b));
 }
 
+static void sdci_balancer_link_ejected(sdc_balancer *b, sdci_record *record, bool on)
+{
+    sdci_record **at = &b->ejected;
+    uint64_t back_ms = SDCI_FOREVER;
+
+    while (*at != NULL && *at != record) {
+        at = &(*at)->next;
+    }
+    *at = on ? record : record->next;
+    record->next = NULL;
+    for (const sdci_record *out = b->ejected; out != NULL; out = out->next) {
+        back_ms = sdci_min(back_ms, out->until_ms);
+    }
+    sdci_atomic_poke(&b->back_ms, (uint32_t)back_ms);
+}
+
 /* Takes one out of the tally, changes what it counts, and puts it back in again. */
 static void sdci_balancer_set_ejected(sdc_balancer *b, sdci_record *record, bool on)
 {
     sdci_tally_count(&b->tally, record, false);
     sdci_record_mark(b, record, SDCI_EJECTED, on);
     sdci_tally_count(&b->tally, record, true);
-    if (on) {
-        record->next = b->ejected;
-        b->ejected = record;
-    } else {
-        sdci_record **at = &b->ejected;
-        while (*at != record) {
-            at = &(*at)->next;
-        }
-        *at = record->next;
+    sdci_balancer_link_ejected(b, record, on);
+    if (!on) {
         sdci_atomic_poke(&record->num_failed, 0);
     }
     sdci_balancer_reroute(b);
@@ -15990,6 +16031,15 @@ static void sdci_balancer_take_all_back(sdc_balancer *b, uint64_t now_ms)
 
     while (sdci_balancer_take_back(b, now_ms, addr)) {
         sdci_balancer_log(b, SDC_LOG_INFO, addr, "back");
+    }
+}
+
+/* Takes no lock before somebody's time is over. It is compared by its low bits: what is further off
+   than they reach is only looked at too early. */
+static void sdci_balancer_look(sdc_balancer *b, uint64_t now_ms)
+{
+    if ((int32_t)((uint32_t)now_ms - sdci_atomic_peek(&b->back_ms)) >= 0) {
+        sdci_balancer_take_all_back(b, now_ms);
     }
 }
 
@@ -16039,8 +16089,22 @@ static void sdci_balancer_carry(const sdci_plan *plan, const sdci_record *record
 {
     if (place < plan->num && plan->choices[place].seat->record == record) {
         (void)sdci_atomic_sub(&plan->choices[place].seat->holds, num_picks);
-        (void)sdci_atomic_add(&plan->out[place], num_picks);
+        (void)sdci_atomic_add(&plan->loads[place].in_flight, num_picks);
     }
+}
+
+/* Of a plan that no shard has any more. */
+static uint32_t sdci_plan_num_picks(const sdci_plan *plan, uint32_t i)
+{
+    uint32_t num_picks = 0;
+
+    if (plan->loads != NULL) {
+        return sdci_atomic_get(&plan->loads[i].in_flight);
+    }
+    for (unsigned s = 0; s < SDCI_SHARDS; s++) {
+        num_picks += plan->out[s * plan->stride + i];
+    }
+    return num_picks;
 }
 
 /* Gives a plan to every shard. From then on nobody reads the old one, and what was picked by it is
@@ -16048,7 +16112,6 @@ static void sdci_balancer_carry(const sdci_plan *plan, const sdci_record *record
 static void sdci_balancer_switch(sdc_balancer *b, sdci_plan *plan, sdc_err err)
 {
     const sdci_plan *old = b->plan;
-    unsigned num_counts = old->stride > 0 ? SDCI_SHARDS : 1;
 
     for (unsigned s = 0; s < SDCI_SHARDS; s++) {
         sdci_shard *shard = &b->shards[s].shard;
@@ -16056,16 +16119,14 @@ static void sdci_balancer_switch(sdc_balancer *b, sdci_plan *plan, sdc_err err)
         shard->plan = plan;
         shard->home = plan->orders[SDCI_HOME];
         shard->choices = plan->choices;
-        shard->out = plan->out + s * plan->stride;
+        shard->loads = plan->loads;
+        shard->out = plan->out != NULL ? plan->out + s * plan->stride : NULL;
         shard->err = err;
         sdci_unlock(&shard->lock);
     }
     b->plan = plan;
     for (uint32_t i = 0; i < old->num; i++) {
-        uint32_t num_picks = 0;
-        for (unsigned s = 0; s < num_counts; s++) {
-            num_picks += old->out[s * old->stride + i];
-        }
+        uint32_t num_picks = sdci_plan_num_picks(old, i);
         (void)sdci_atomic_add(&old->choices[i].seat->holds, num_picks);
         if (b->desc.policy == SDC_POLICY_LEAST_LOADED) {
             const sdci_record *record = old->choices[i].seat->record;
@@ -16095,6 +16156,9 @@ static void sdci_balancer_adopt(sdc_balancer *b, sdci_plan *plan, sdc_err err)
     sdci_unlock(&b->lock);
     sdci_balancer_take_all_back(b, now_ms);
     if (old != plan) {
+        if (sdci_plan_is_alike(plan, old)) {
+            memset(old->orders, 0, sizeof old->orders);
+        }
         sdci_plan_free(b, old, plan);
     }
 }
@@ -16139,12 +16203,14 @@ typedef struct sdci_wish {
     uint64_t now_ms;                /* only while there are marks */
 } sdci_wish;
 
-/* Nobody waits for a thread that was put to sleep in a shard: the next one will do. */
+/* Two threads that met in a shard do so no more: this one moves on to where there is room. Nobody
+   waits for a thread that was put to sleep in a shard. */
 static SDCI_NOINLINE sdci_shard *sdci_balancer_other_shard(sdc_balancer *b, size_t at)
 {
     for (size_t i = 1;; i++) {
         sdci_shard *shard = &b->shards[(at + i) % SDCI_SHARDS].shard;
         if (sdci_try_lock(&shard->lock)) {
+            *sdci_thread_byte() += (uint8_t)i;
             return shard;
         }
         if (i > 4 * SDCI_SHARDS) {
@@ -16156,7 +16222,9 @@ static SDCI_NOINLINE sdci_shard *sdci_balancer_other_shard(sdc_balancer *b, size
 /* This thread's, locked. */
 static SDCI_INLINE sdci_shard *sdci_balancer_shard(sdc_balancer *b)
 {
-    size_t at = (size_t)(sdci_thread_number() >> 32) % SDCI_SHARDS;
+    const uint8_t *moved = sdci_thread_byte();
+    uint64_t number = (uint64_t)(uintptr_t)moved * 0x9E3779B97F4A7C15u >> 32;
+    size_t at = ((size_t)number + *moved) % SDCI_SHARDS;
     sdci_shard *shard = &b->shards[at].shard;
 
     return sdci_try_lock(&shard->lock) ? shard : sdci_balancer_other_shard(b, at);
@@ -16183,23 +16251,22 @@ static SDCI_INLINE uint32_t sdci_draw_next(sdci_shard *shard, unsigned group, ui
     return at;
 }
 
-/* The better of two, which were drawn by weight: fewer calls in flight for its weight. */
-static SDCI_INLINE uint32_t sdci_draw_better(const sdci_shard *shard, uint32_t a, uint32_t b)
-{
-    const uint32_t *weights = shard->plan->weights;
-    uint64_t load_a = sdci_atomic_peek(&shard->out[a]);
-    uint64_t load_b = sdci_atomic_peek(&shard->out[b]);
-
-    if (weights != NULL) {
-        load_a *= weights[b];
-        load_b *= weights[a];
-    }
-    return load_a <= load_b ? a : b;
-}
-
 static SDCI_INLINE uint32_t sdci_order_place(const sdci_order *order, uint32_t at)
 {
     return order->at != NULL ? order->at[at] : at;
+}
+
+/* The better of two, which are drawn by weight: fewer calls in flight for its weight. */
+static SDCI_INLINE uint32_t sdci_draw_better(const sdci_load *loads, const sdci_order *order,
+                                             uint64_t bits)
+{
+    uint32_t num = (uint32_t)order->num;
+    uint32_t a = sdci_order_place(order, sdci_scaled((uint32_t)(bits >> 32), num));
+    uint32_t b = sdci_order_place(order, sdci_scaled((uint32_t)bits, num));
+    uint64_t load_a = (uint64_t)sdci_atomic_peek(&loads[a].in_flight) * loads[b].weight;
+    uint64_t load_b = (uint64_t)sdci_atomic_peek(&loads[b].in_flight) * loads[a].weight;
+
+    return load_a <= load_b ? a : b;
 }
 
 /* The place of a choice. */
@@ -16212,12 +16279,9 @@ static SDCI_INLINE uint32_t sdci_draw(sdc_policy policy, sdci_shard *shard, unsi
         return sdci_order_place(order, sdci_draw_next(shard, group, num));
     }
     uint64_t bits = sdci_random_next(random);
-    uint32_t at = sdci_order_place(order, sdci_scaled((uint32_t)(bits >> 32), num));
-    if (policy == SDC_POLICY_LEAST_LOADED) {
-        uint32_t other = sdci_order_place(order, sdci_scaled((uint32_t)bits, num));
-        at = sdci_draw_better(shard, at, other);
-    }
-    return at;
+    return policy == SDC_POLICY_LEAST_LOADED
+               ? sdci_draw_better(shard->loads, order, bits)
+               : sdci_order_place(order, sdci_scaled((uint32_t)(bits >> 32), num));
 }
 
 /* 16 bits that say whether a pick goes away. A key's are not one of the numbers that lead to its
@@ -16337,7 +16401,7 @@ static SDCI_INLINE void sdci_shard_count(sdci_shard *shard, sdc_policy policy, s
                                          uint32_t num)
 {
     if (policy == SDC_POLICY_LEAST_LOADED) {
-        (void)sdci_atomic_add(&shard->out[place], num);
+        (void)sdci_atomic_add(&shard->loads[place].in_flight, num);
     } else {
         shard->out[place] += num;
     }
@@ -16363,7 +16427,7 @@ static SDCI_NOINLINE sdc_err sdci_balancer_take(sdc_balancer *b, sdci_wish *wish
     sdci_endpointer_look(b->endpointer);
     if (sdci_atomic_peek(&b->num_marks) != 0) {
         wish->now_ms = sdc_client_now_ms(sdci_balancer_client(b));
-        sdci_balancer_take_all_back(b, wish->now_ms);
+        sdci_balancer_look(b, wish->now_ms);
     }
     sdci_shard *shard = sdci_balancer_shard(b);
     if (shard->plan->num == 0) {
@@ -16381,11 +16445,24 @@ static SDCI_NOINLINE sdc_err sdci_balancer_take(sdc_balancer *b, sdci_wish *wish
 }
 
 /* A key is where a sequence of random numbers begins, which lead to the same places each time. */
+static sdci_random sdci_key_random(const sdc_balancer *b, const char *hash_key)
+{
+    sdci_random random;
+
+    random.state = sdci_hash(hash_key, strlen(hash_key), b->desc.seed);
+    return random;
+}
+
+static bool sdci_balancer_has_key(const sdc_balancer *b, const char *hash_key)
+{
+    return hash_key != NULL && b->desc.policy == SDC_POLICY_HASHED;
+}
+
 static void sdci_wish_init(sdci_wish *wish, const sdc_balancer *b, const char *hash_key)
 {
     memset(wish, 0, sizeof *wish);
-    if (hash_key != NULL && b->desc.policy == SDC_POLICY_HASHED) {
-        wish->key.state = sdci_hash(hash_key, strlen(hash_key), b->desc.seed);
+    if (sdci_balancer_has_key(b, hash_key)) {
+        wish->key = sdci_key_random(b, hash_key);
         wish->random = &wish->key;
     }
 }
@@ -16399,8 +16476,7 @@ static SDCI_NOINLINE sdc_err sdci_balancer_next(sdc_balancer *b, const char *has
     return sdci_balancer_take(b, &wish, out);
 }
 
-/* What most picks are: from the healthy ones at home, no marks, no timers, no key. Then it does as
-   sdci_balancer_take would. */
+/* What most picks are: from the healthy ones at home, no marks, no timers. */
 static SDCI_INLINE bool sdci_balancer_is_plain(const sdc_balancer *b, const sdci_shard *shard)
 {
     return shard->home.num > 0 && shard->random.state != 0 &&
@@ -16408,21 +16484,37 @@ static SDCI_INLINE bool sdci_balancer_is_plain(const sdc_balancer *b, const sdci
            sdci_atomic_peek(&b->endpointer->is_awaited) == 0;
 }
 
-sdc_err sdc_balancer_next(sdc_balancer *balancer, const char *hash_key, sdc_pick *out)
+/* A pick by the plain way if there is one, which does as sdci_balancer_take would. `key`: its
+   numbers, or NULL. */
+static SDCI_INLINE sdc_err sdci_balancer_pick(sdc_balancer *b, const char *hash_key,
+                                              sdci_random *key, sdc_pick *out)
 {
-    sdc_policy policy = balancer->desc.policy;
+    sdci_shard *shard = sdci_balancer_shard(b);
+    sdc_policy policy = b->desc.policy;
 
-    if (policy == SDC_POLICY_HASHED) {
-        return sdci_balancer_next(balancer, hash_key, out);
-    }
-    sdci_shard *shard = sdci_balancer_shard(balancer);
-    if (!sdci_balancer_is_plain(balancer, shard)) {
+    if (!sdci_balancer_is_plain(b, shard)) {
         sdci_unlock(&shard->lock);
-        return sdci_balancer_next(balancer, hash_key, out);
+        return sdci_balancer_next(b, hash_key, out);
     }
-    uint32_t at = sdci_draw(policy, shard, SDCI_HOME, &shard->home, &shard->random);
+    uint32_t at = sdci_draw(policy, shard, SDCI_HOME, &shard->home,
+                            key != NULL ? key : &shard->random);
     sdci_shard_pick(shard, policy, at, out);
     return SDC_OK;
+}
+
+static SDCI_NOINLINE sdc_err sdci_balancer_pick_by_key(sdc_balancer *b, const char *hash_key,
+                                                      sdc_pick *out)
+{
+    sdci_random key = sdci_key_random(b, hash_key);
+
+    return sdci_balancer_pick(b, hash_key, &key, out);
+}
+
+sdc_err sdc_balancer_next(sdc_balancer *balancer, const char *hash_key, sdc_pick *out)
+{
+    return sdci_balancer_has_key(balancer, hash_key)
+               ? sdci_balancer_pick_by_key(balancer, hash_key, out)
+               : sdci_balancer_pick(balancer, hash_key, NULL, out);
 }
 
 /* -- Outcomes -- */
@@ -16458,7 +16550,7 @@ static void sdci_balancer_failed(sdc_balancer *b, const sdci_seat *seat)
         return;
     }
     uint64_t now_ms = sdc_client_now_ms(sdci_balancer_client(b));
-    sdci_balancer_take_all_back(b, now_ms);
+    sdci_balancer_look(b, now_ms);
     if (sdci_balancer_eject(b, seat->record, now_ms)) {
         sdci_balancer_log(b, SDC_LOG_WARN, seat->upstream->instance.addr, "ejected");
     }
