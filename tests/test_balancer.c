@@ -2205,6 +2205,15 @@ static void bal_expect_room(picks *p, sdc_balancer *b)
     p->now_ms += BAL_EJECT_MS;
     CHECK(bal_outcomes(b, 0, 1, SDC_ERR_IO));
     CHECK(!bal_is_in(b, 0));
+    sdc_pick pick;                                  /* the same where no pick comes between */
+    char key[BAL_KEY];
+    for (size_t i = 0; picks_hold(b, bal_key(key, i), &pick) != 1; i++) {
+        sdc_balancer_done(b, &pick, SDC_AGAIN);
+    }
+    p->now_ms += BAL_EJECT_MS;
+    sdc_balancer_done(b, &pick, SDC_ERR_IO);
+    CHECK(!bal_is_in(b, 1));
+    CHECK(bal_is_in(b, 0));
 }
 
 static void test_balancer_ejection_that_is_over_makes_room(void)
