@@ -2133,6 +2133,47 @@ static void test_balancer_ejection_and_zone(void)
     }
 }
 
+/* The share that may be out is one of those that are used: one of ten, though ten of the list. */
+static void test_balancer_ejection_and_subset(void)
+{
+    for (size_t policy = 0; policy < BAL_POLICIES; policy++) {
+        test_note("%s", bal_policy_names[policy]);
+        bool used[BAL_SUBSET_OF];
+        picks p;
+        picks_init(&p);
+        picks_numbered(&p, 0, BAL_SUBSET_OF);
+        picks_show(&p);
+        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){
+            .policy = (sdc_policy)policy, .seed = 1, .subset_size = 10, .eject_after = 1 });
+        CHECK_INT(bal_subset(b, used, BAL_SUBSET_OF), 10);
+        size_t out = 0;
+        for (size_t i = 0; i < BAL_SUBSET_OF; i++) {
+            CHECK(!used[i] || bal_outcomes(b, (int)i, 1, SDC_ERR_IO));
+        }
+        for (size_t i = 0; i < BAL_SUBSET_OF; i++) {
+            out += used[i] && !bal_is_in(b, (int)i);
+        }
+        CHECK_INT(out, 1);
+        sdc_balancer_destroy(b);
+        picks_deinit(&p);
+    }
+}
+
+/* How healthy a zone is does not go by those of it that are used: 5 of 10 are 50 of 70 %. */
+static void test_balancer_zone_and_subset(void)
+{
+    picks p;
+    picks_init(&p);
+    bal_zones(&p, 5, 8);
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){
+        .policy = SDC_POLICY_RANDOM, .seed = 1, .zone = "x", .subset_size = 3 });
+    CHECK_BETWEEN(bal_share_home(&p, b), 694, 734);
+    bool used[18];
+    CHECK_INT(bal_subset(b, used, 18), 6);
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
 static void bal_expect_panic_of_ejected(picks *p, sdc_balancer *b)
 {
     (void)p;
@@ -2556,6 +2597,8 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_subset_of_each_zone),
     TEST(test_balancer_subset_of_critical_ones),
     TEST(test_balancer_ejection_and_zone),
+    TEST(test_balancer_ejection_and_subset),
+    TEST(test_balancer_zone_and_subset),
     TEST(test_balancer_panic_uses_the_ejected),
     TEST(test_balancer_ejected_home_comes_back),
     TEST(test_balancer_panic_of_ejected_ends),

@@ -513,6 +513,33 @@ static void test_retry_takes_an_ejected_one_before_the_same(void)
     }
 }
 
+/* One in another zone comes before one that is out at home. */
+static void test_retry_ejected_ones_come_last(void)
+{
+    for (size_t i = 0; i < RETRY_POLICIES; i++) {
+        for (size_t nth = 1; nth <= 6; nth++) {
+            test_note("%s, seed %u", retry_policy_names[i], (unsigned)nth);
+            picks p;
+            picks_init(&p);
+            picks_list(&p, "a@x b@x c@y");
+            sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){
+                .policy = (sdc_policy)i, .seed = nth, .zone = "x", .eject_after = 1,
+                .eject_ms = 3600000 });
+            int ejected = picks_one(b, "key", SDC_ERR_IO);
+            CHECK(ejected == 0 || ejected == 1);
+            retry_log log;
+            retry_log_init(&log, &p, SDC_ERR_IO);
+            sdc_retry_desc desc = retry_slow_desc(&log, 3);
+            desc.hash_key = "key";
+            CHECK_ERR(sdc_retry(b, &desc, NULL), SDC_ERR_IO);
+            CHECK_INT(log.tries[2].number, ejected);
+            CHECK_INT(retry_num_different(&log, 0, 3), 3);
+            sdc_balancer_destroy(b);
+            picks_deinit(&p);
+        }
+    }
+}
+
 /* The first is the key's own, and the others follow from key and seed alone. */
 static void test_retry_hashed_goes_on_in_the_keys_order(void)
 {
@@ -1354,6 +1381,7 @@ static const test_case cases_retry[] = {
     TEST(test_retry_many_different),
     TEST(test_retry_goes_beyond_its_zone),
     TEST(test_retry_takes_an_ejected_one_before_the_same),
+    TEST(test_retry_ejected_ones_come_last),
     TEST(test_retry_hashed_goes_on_in_the_keys_order),
     TEST(test_retry_hashed_second_choices_are_spread),
     TEST(test_retry_follows_the_list),
