@@ -949,6 +949,9 @@ static void test_balancer_hashed_by_extreme_weights(void)
     bal_count_keys(b, BAL_KEYS, counts, 4);
     bal_check_permille(counts[0], BAL_KEYS, 485, 515);
     CHECK_BETWEEN(counts[1], 0, 20);
+    picks_list(&p, "a=3600000000 b=400000000");
+    bal_count_keys(b, BAL_KEYS, counts, 4);
+    bal_check_permille(counts[1], BAL_KEYS, 90, 110);
     picks_list(&p, "b=1 d=65535");
     bal_count_keys(b, BAL_KEYS, counts, 4);
     CHECK_BETWEEN(counts[1], 0, 20);
