@@ -409,7 +409,7 @@ static void test_balancer_weighted_equals_the_plain_rule(void)
     uint64_t nth = 0;
     for (size_t round = 0; round < ROUNDS && test_num_failures() == 0; round++) {
         test_note("round %u", (unsigned)round);
-        size_t num = 2 + picks_mix(++nth) % (MOST - 1);
+        size_t num = 2 + (size_t)(picks_mix(++nth) % (MOST - 1));
         uint32_t weights[MOST];
         size_t sum = 0;
         picks p;
@@ -2279,8 +2279,8 @@ static void bal_check_all_options(sdc_policy policy, uint64_t seed)
         .eject_ms = 500, .eject_max_percent = 40, .subset_size = 4 });
     size_t num_rounds = policy == SDC_POLICY_HASHED ? 8 : 40;   /* its lists take longest */
     for (size_t round = 0; round < num_rounds; round++) {
-        size_t first = picks_mix(++nth) % 5;
-        picks_numbered(&p, first, 1 + picks_mix(++nth) % 12);
+        size_t first = (size_t)(picks_mix(++nth) % 5);
+        picks_numbered(&p, first, 1 + (size_t)(picks_mix(++nth) % 12));
         size_t healthy = 0;
         for (size_t i = 0; i < p.num_items; i++) {
             p.items[i].zone = picks_mix(++nth) % 2 == 0 ? "x" : "y";
@@ -2412,6 +2412,9 @@ static void test_balancer_several_on_one_endpointer(void)
 /* A pick that is not done would be a pick of nothing. In a process of its own, which ends by it. */
 static void test_balancer_destroy_with_an_open_pick_is_asserted(void)
 {
+#ifdef NDEBUG
+    SKIP("asserts are taken out");
+#endif
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
