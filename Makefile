@@ -104,7 +104,7 @@ demo: $(B)/demo
 $(B)/embedded_agent: tests/agent/main.c $(AGENT_O) $(B)/sdconsul.o
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $^ -o $@ -lpthread
 
-$(B)/group_%: tests/group_%.c $(wildcard tests/test_*.c fuzz/*.h) sdconsul.h $(SUPPORT_O) $(AGENT_O)
+$(B)/group_%: tests/group_%.c $(wildcard tests/test_*.c tests/support/*.h fuzz/*.h) sdconsul.h $(SUPPORT_O) $(AGENT_O)
 	$(Q)$(CC) $(CFLAGS_ALL) $(TEST_OPT) $< $(SUPPORT_O) $(AGENT_O) -o $@ -lpthread
 
 $(VARIANT_X): $(B)/variant_%: tests/variant.c tests/test_entries.c tests/test_differential.c \
