@@ -15377,6 +15377,7 @@ typedef struct sdci_class {
     int64_t value;                  /* of the one whose turn it is: its share of the places so far,
                                        times their number, less those that it had */
     uint32_t weight;
+    uint32_t turn;                  /* whose */
     size_t start, num, next;        /* in the array of all, by class */
 } sdci_class;
 
@@ -15427,30 +15428,31 @@ static void sdci_classify(sdci_buf *classes, const uint32_t *weights, uint32_t *
         grouped[of->start + of->next++] = (uint32_t)i;
     }
     for (size_t c = 0; c < sdci_num_classes(classes); c++) {
-        sdci_class_at(classes, c)->next = 0;
+        sdci_class *of = sdci_class_at(classes, c);
+        of->next = 0;
+        of->turn = grouped[of->start];
     }
 }
 
 /* One place of a smooth order: whoever is furthest behind its share, the first of several. */
-static uint32_t sdci_smooth_next(const sdci_buf *classes, const uint32_t *grouped, size_t sum)
+static uint32_t sdci_smooth_next(sdci_class *classes, size_t num_classes, const uint32_t *grouped,
+                                 size_t sum)
 {
-    sdci_class *best = NULL;
+    sdci_class *best = classes;
 
-    for (size_t c = 0; c < sdci_num_classes(classes); c++) {
-        sdci_class *of = sdci_class_at(classes, c);
+    for (sdci_class *of = classes; of < classes + num_classes; of++) {
         of->value += of->weight;
-        if (best == NULL || of->value > best->value ||
-            (of->value == best->value &&
-             grouped[of->start + of->next] < grouped[best->start + best->next])) {
+        if (of->value > best->value || (of->value == best->value && of->turn < best->turn)) {
             best = of;
         }
     }
-    uint32_t taken = grouped[best->start + best->next];
+    uint32_t taken = best->turn;
     best->next++;
     if (best->next == best->num) {      /* each of them has had one more */
         best->next = 0;
         best->value -= (int64_t)sum;
     }
+    best->turn = grouped[best->start + best->next];
     return taken;
 }
 
@@ -15465,7 +15467,8 @@ static bool sdci_smooth(const sdc_allocator *allocator, const uint32_t *weights,
     sdci_classify(&classes, weights, grouped, num);
     bool is_done = classes.err == SDC_OK;
     for (size_t i = 0; i < sum && is_done; i++) {
-        into[i] = sdci_smooth_next(&classes, grouped, sum);
+        into[i] = sdci_smooth_next(sdci_class_at(&classes, 0), sdci_num_classes(&classes), grouped,
+                                   sum);
     }
     sdci_buf_deinit(&classes);
     return is_done;
