@@ -234,9 +234,11 @@
    invalidate_after_ms, and left alone they are seen to at the next pick.
 
    A balancer picks one, on any thread, and hears how the call went. Several
-   threads may get the same one at the same time:
+   threads may get the same one at the same time. Until the first answer there
+   is nothing to pick from: sdc_instancer_wait.
 
-       sdc_balancer_desc policy = { .policy = SDC_POLICY_LEAST_LOADED };
+       sdc_balancer_desc policy = { .policy = SDC_POLICY_LEAST_LOADED,
+                                    .eject_after = 5 };
        sdc_balancer_create(endpointer, &policy, &balancer, &error);
        ...
        if (sdc_balancer_next(balancer, NULL, &pick) == SDC_OK) {
@@ -246,7 +248,8 @@
    A call that can be made twice is better left to a retry, which blocks: up to
    three tries, each at another endpoint while there is one, with short pauses,
    and so few that they make no outage worse. For a call that can not, the hook
-   `again` says no.
+   `again` says no. An answer that is the request's fault (404) is a success of
+   the instance: SDC_OK.
 
        static sdc_err call(void *user, const sdc_pick *pick, uint32_t left_ms);
        sdc_retry_desc get = { .call = call, .timeout_ms = 2000,
@@ -1130,8 +1133,9 @@ SDC_API sdc_cache *sdc_instancer_cache(sdc_instancer *instancer);
 
 typedef struct sdc_endpointer_desc {
     /* Makes what is called at instance->addr, a connection or a pool say, once
-       for each new addr. Comes on the thread that updates the source or steps
-       the endpointer's task; on a picking one only where nobody steps that.
+       for each new addr; the instance is borrowed for the call. Comes on the
+       thread that updates the source or steps the endpointer's task; on a
+       picking one only where nobody steps that.
        Must not block: what takes long is begun here and ends at the first use.
        Anything but SDC_OK is a failure: tried again after 100 ms, doubling to
        30 s, with jitter, for as long as the instance is there. */
@@ -1159,9 +1163,9 @@ SDC_API sdc_err sdc_endpointer_create(sdc_cache *source,
                                       const sdc_endpointer_desc *desc,
                                       sdc_client *client, sdc_endpointer **out,
                                       sdc_error *error);
-/* Closes everything; what is picked, at its done, and what a thread that picks
-   is just at work on, when that has ended. Its balancers find nothing from now
-   on. Nothing is opened after it. */
+/* Closes everything; what is picked, at its done. Its balancers find nothing
+   from now on. Nothing is opened after it; but where nobody steps the task a
+   thread that picks may be inside open or close just then, and ends that. */
 SDC_API void sdc_endpointer_destroy(sdc_endpointer *endpointer);
 
 /* Has timers alone: for failed opens and for invalidation. Unstepped, these
@@ -1191,17 +1195,19 @@ typedef enum sdc_policy {
     SDC_POLICY_LEAST_LOADED,    /* of two that are drawn by weight the one with
                                    fewer calls in flight for its weight
                                    (Mitzenmacher, "The Power of Two Choices in
-                                   Randomized Load Balancing")                */
+                                   Randomized Load Balancing"). What fails at
+                                   once is never busy: with eject_after       */
     SDC_POLICY_HASHED           /* the same key goes to the same instance as
                                    long as that is there, whichever others come
                                    and go (Thaler and Ravishankar, "Using
                                    Name-Based Mappings to Increase Hit Rates";
-                                   keys share 65537 slots)                    */
+                                   keys share 65537 slots, which is even up to
+                                   about a thousand instances)                */
 } sdc_policy;
 
 typedef struct sdc_balancer_desc {
-    uint64_t    seed;               /* all picks follow from it (random); what
-                                       is hashed goes by it alone, so that all
+    uint64_t    seed;               /* all picks of one thread follow from it
+                                       (random); keys go by it alone, so that
                                        processes with the same one agree (0)  */
     sdc_policy  policy;             /*                       (round robin)    */
     /* Own zone first (Envoy docs: priority levels). As long as zone_min_percent
@@ -1213,13 +1219,15 @@ typedef struct sdc_balancer_desc {
     const char *zone_meta;          /* the meta key that tells an instance's
                                        zone                  (its locality)   */
     uint32_t    zone_min_percent;   /*                       (70)             */
-    /* When fewer than this are healthy the others cannot carry all the load:
-       all are used, the critical and the ejected too (Envoy docs: panic
-       threshold). With none healthy that is so in any case. */
+    /* When fewer than this are healthy they cannot carry all the load: all are
+       used, the critical and the ejected too, but not those in maintenance
+       while there are others (Envoy docs: panic threshold). With none healthy
+       that is so in any case. */
     uint32_t    panic_percent;      /*                       (off)            */
     /* An instance that comes later than the first list gets calls in proportion
-       to its age, at least a tenth of them, until it is so old (Envoy docs:
-       slow start mode). */
+       to its age, at least a tenth of its share, until it is so old (Envoy
+       docs: slow start mode). Where most of a list is new the rest carries
+       that. */
     uint32_t    slow_start_ms;      /*                       (off)            */
     /* After so many failed picks in a row an instance is left out for eject_ms,
        then twice, three times and so on up to ten times that; each eject_ms
@@ -1230,7 +1238,8 @@ typedef struct sdc_balancer_desc {
     uint32_t    eject_ms;           /*                       (30000)          */
     uint32_t    eject_max_percent;  /*                       (10)             */
     /* This process uses so many of each zone: those that its seed ranks first,
-       so that a change of the list moves few (gRPC A68, random subsetting). */
+       so that a change of the list moves few (gRPC A68, random subsetting).
+       With one seed for all processes they would all use the same. */
     uint32_t    subset_size;        /*                       (all)            */
     /* Tries beyond the first that sdc_retry and sdc_attempt may make in all, as
        a share of their first ones, of which 100 can be saved up; 10 a second
@@ -1280,7 +1289,8 @@ typedef struct sdc_retry_desc {
     uint32_t backoff_max_ms;        /*                       (1000)           */
     const char *hash_key;           /* stays where it is     (none)           */
     /* sdc_retry alone: makes the call, within left_ms (SDC_NEVER: no limit).
-       SDC_OK ends it; the outcome is that of sdc_balancer_done. */
+       SDC_OK ends it: the instance did its work, also where its answer is that
+       the request was wrong. The outcome is that of sdc_balancer_done. */
     sdc_err (*call)(void *user, const sdc_pick *pick, uint32_t left_ms);
     /* After a failed try, the nth: is another one of any use? The call may not
        be one that can be made twice.          (yes, whatever the error was)  */
@@ -14318,7 +14328,7 @@ typedef struct sdci_upstream {
     size_t size;                    /* of this and the texts behind it */
     uint32_t holds;                 /* atomic */
     uint32_t weight;                /* of all instances with this addr */
-    bool is_critical;               /* and so are they all */
+    bool is_critical;               /* all of them are; or in maintenance */
     sdc_instance instance;          /* one of them */
 } sdci_upstream;
 
@@ -14364,8 +14374,7 @@ struct sdc_endpointer {
     uint32_t gate;                  /* atomic: to the working thread's */
     uint32_t holds;                 /* the program's, of endpoints and of followers; atomic */
     uint32_t is_closing;            /* atomic */
-    uint32_t is_stepped;            /* atomic: timers are the task's */
-    uint32_t is_awaited;            /* atomic: timers are there, and nobody's */
+    uint32_t is_awaited;            /* atomic: there are timers, and picks have to look for them */
     bool is_stopped;                /* the stepping thread's */
     sdci_set nothing;               /* the empty set: there is always memory for that one */
     uint32_t lock;                  /* of all below */
@@ -14375,6 +14384,7 @@ struct sdc_endpointer {
     uint32_t serial;                /* of the set */
     sdci_follower *followers;
     uint64_t due_ms;                /* the earliest timer */
+    bool is_stepped;                /* steps look for timers */
 };
 
 static sdc_endpointer *sdci_endpointer_of(const sdc_task *task)
@@ -14443,7 +14453,6 @@ static sdci_upstream *sdci_upstream_retain(sdci_upstream *upstream)
     return upstream;
 }
 
-/* The texts go after the endpoint: close may look at what open was shown. */
 static void sdci_upstream_release(sdci_upstream *upstream)
 {
     if (sdci_atomic_sub(&upstream->holds, 1) == 0) {
@@ -14652,7 +14661,7 @@ static void sdci_endpointer_open_failed(sdc_endpointer *e, const sdci_upstream *
     endpoint->num_failures++;
     endpoint->due_ms = sdc_client_now_ms(e->task.client) + span_ms -
                        sdci_random_upto(&e->random, span_ms / 4);
-    sdci_endpointer_log(e, SDC_LOG_WARN, upstream->instance.addr, "err", sdc_err_str(err));
+    sdci_endpointer_log(e, SDC_LOG_WARN, upstream->instance.addr, "open_failed", sdc_err_str(err));
 }
 
 static void sdci_endpointer_open(sdc_endpointer *e, sdci_upstream *upstream)
@@ -14675,13 +14684,12 @@ static void sdci_endpointer_open(sdc_endpointer *e, sdci_upstream *upstream)
 
 static void sdci_endpointer_open_due(sdc_endpointer *e, uint64_t now_ms)
 {
-    for (size_t i = 0; e->list != NULL && i < e->list->num; i++) {
+    size_t num = e->list != NULL ? e->list->num : 0;
+
+    for (size_t i = 0; i < num && !sdci_endpointer_is_closing(e); i++) {
         sdci_upstream *upstream = e->list->upstreams[i];
         if (!upstream->endpoint->is_open && upstream->endpoint->due_ms <= now_ms) {
             sdci_endpointer_open(e, upstream);
-        }
-        if (sdci_endpointer_is_closing(e)) {
-            return;             /* by open itself: nothing is opened after that */
         }
     }
 }
@@ -14864,17 +14872,22 @@ static uint64_t sdci_endpointer_next_ms(const sdc_endpointer *e)
     return e->state == SDCI_ENDPOINTER_CLOSED ? SDCI_FOREVER : next_ms;
 }
 
+/* Says whose the timers are, under the lock: of the steps, if there are any, else of picks. */
+static void sdci_endpointer_entrust(sdc_endpointer *e)
+{
+    sdci_atomic_set(&e->is_awaited, e->due_ms != SDCI_FOREVER && !e->is_stepped ? 1 : 0);
+}
+
 /* True: the earliest timer is nearer than before. */
 static bool sdci_endpointer_arm(sdc_endpointer *e)
 {
     uint64_t next_ms = sdci_endpointer_next_ms(e);
-    bool has_timers = next_ms != SDCI_FOREVER;
 
     sdci_lock(&e->lock);
     bool is_nearer = next_ms < e->due_ms;
     e->due_ms = next_ms;
+    sdci_endpointer_entrust(e);
     sdci_unlock(&e->lock);
-    sdci_atomic_set(&e->is_awaited, has_timers && sdci_atomic_get(&e->is_stepped) == 0 ? 1 : 0);
     return is_nearer;
 }
 
@@ -14993,8 +15006,10 @@ static sdc_err sdci_endpointer_advance(sdc_task *task, sdci_share *share)
 
     (void)share;
     e->is_stopped = sdci_task_is_stopping(task);
-    sdci_atomic_set(&e->is_stepped, e->is_stopped ? 0 : 1);
-    sdci_atomic_set(&e->is_awaited, e->is_stopped ? 1 : 0);
+    sdci_lock(&e->lock);
+    e->is_stepped = !e->is_stopped;
+    sdci_endpointer_entrust(e);
+    sdci_unlock(&e->lock);
     if (e->is_stopped) {
         return SDC_STOPPED;
     }
@@ -15144,6 +15159,7 @@ sdc_err sdc_endpointer_each(sdc_endpointer *endpointer, sdc_endpoint_fn fn, void
 #define SDCI_ROUTE_AWAY  65536u     /* all calls go to other zones; less is a share of them */
 #define SDCI_ROUTE_ALL   65537u
 #define SDCI_EJECT_TIMES 10u
+#define SDCI_FREE_TRIES  10u        /* a second, beyond the first ones of calls */
 #define SDCI_EJECTED     1u
 #define SDCI_YOUNG       2u
 
@@ -15157,9 +15173,9 @@ enum { SDCI_HOME = 0, SDCI_AWAY, SDCI_ALL, SDCI_GROUPS };
 typedef struct sdci_record {
     uint32_t num_failed;            /* atomic: picks in a row */
     uint32_t marks;                 /* atomic; changed under the balancer's lock, as all below */
-    uint64_t born_ms;
+    uint64_t young_until_ms;
     uint64_t until_ms;              /* when an ejection ends, or ended */
-    struct sdci_record *next;       /* among the ejected */
+    struct sdci_record *next;       /* among those with marks */
     const sdc_instance *instance;   /* of its seat in the newest plan */
     uint32_t times;                 /* how long the newest ejection was */
     bool is_listed, is_home;
@@ -15246,19 +15262,21 @@ struct sdc_balancer {
     uint64_t seed;                  /* of what is random */
     char *zone, *zone_meta;         /* own, or NULL */
     uint32_t holds;                 /* the program's and the endpointer's; atomic */
+    uint32_t num_seats;             /* atomic */
     uint32_t gate;                  /* atomic: to the planning thread's */
     uint32_t serial;                /* the planning thread's, down to `nothing`: of its set */
     uint32_t num_plans;
     sdci_plan *plan;                /* the newest */
     sdci_plan nothing;              /* the empty one: there is always memory for that */
     uint32_t route;                 /* atomic: where picks go, by the tally */
-    uint32_t num_marks;             /* atomic: picks need the time while there are some */
+    uint32_t num_marked;            /* atomic: records with marks; picks need the time then */
     uint32_t num_started;           /* atomic: shards that somebody has used */
     char apart[64];                 /* what is written is on other lines than what picks read */
     uint32_t lock;                  /* of all below but the shards */
     sdci_tally tally;
-    sdci_record *ejected;
-    uint32_t back_ms;               /* atomic: the low bits of when the first of them comes back */
+    sdci_record *marked;            /* records with marks */
+    uint32_t due_ms;                /* atomic: the low bits of when the first of these ends */
+    uint32_t told_route;            /* what the log said last */
     sdci_random random;
     sdci_budget budget;
     sdci_shard_line shards[SDCI_SHARDS];
@@ -15279,15 +15297,16 @@ static const sdc_allocator *sdci_balancer_allocator(const sdc_balancer *b)
     return &sdci_balancer_client(b)->allocator;
 }
 
-static void sdci_balancer_log(const sdc_balancer *b, sdc_log_level level, const char *addr,
-                              const char *action)
+static void sdci_balancer_log(const sdc_balancer *b, sdc_log_level level, const char *service,
+                              const char *addr, const char *key, const char *value)
 {
-    sdc_kv fields[3];
+    sdc_kv fields[4];
 
     fields[0] = sdci_kv("event", "balancer");
-    fields[1] = sdci_kv("addr", addr);
-    fields[2] = sdci_kv("action", action);
-    sdci_log(sdci_balancer_client(b), level, fields, 3);
+    fields[1] = sdci_kv("service", service);
+    fields[2] = sdci_kv("addr", addr);
+    fields[3] = sdci_kv(key, value);
+    sdci_log(sdci_balancer_client(b), level, fields, 4);
 }
 
 /* -- Seats -- */
@@ -15300,9 +15319,10 @@ static void sdci_record_release(const sdc_balancer *b, sdci_record *record)
 }
 
 /* May close the endpoint: never under a lock. */
-static void sdci_seat_release(const sdc_balancer *b, sdci_seat *seat, uint32_t num_holds)
+static void sdci_seat_release(sdc_balancer *b, sdci_seat *seat, uint32_t num_holds)
 {
     if (sdci_atomic_sub(&seat->holds, num_holds) == 0) {
+        (void)sdci_atomic_sub(&b->num_seats, 1);
         sdci_upstream_release(seat->upstream);
         sdci_record_release(b, seat->record);
         sdci_free(sdci_balancer_allocator(b), seat, sizeof *seat);
@@ -15310,7 +15330,7 @@ static void sdci_seat_release(const sdc_balancer *b, sdci_seat *seat, uint32_t n
 }
 
 /* `record`: what is known of the endpoint, or NULL. */
-static sdci_seat *sdci_seat_new(const sdc_balancer *b, sdci_upstream *upstream, sdci_record *record)
+static sdci_seat *sdci_seat_new(sdc_balancer *b, sdci_upstream *upstream, sdci_record *record)
 {
     const sdc_allocator *allocator = sdci_balancer_allocator(b);
     sdci_seat *seat = (sdci_seat *)sdci_new(allocator, sizeof *seat);
@@ -15322,6 +15342,7 @@ static sdci_seat *sdci_seat_new(const sdc_balancer *b, sdci_upstream *upstream, 
         sdci_free(allocator, seat, sizeof *seat);
         return NULL;
     }
+    (void)sdci_atomic_add(&b->num_seats, 1);
     (void)sdci_atomic_add(&record->holds, 1);
     seat->upstream = sdci_upstream_retain(upstream);
     seat->record = record;
@@ -15715,15 +15736,18 @@ static bool sdci_balancer_is_home(const sdc_balancer *b, const sdc_instance *ins
 static void sdci_plan_group(const sdc_balancer *b, sdci_plan *plan)
 {
     bool has_weights = false;
+    bool has_others = false;        /* than those in maintenance, where somebody wants no calls */
 
     for (uint32_t i = 0; i < plan->num; i++) {
         const sdci_upstream *upstream = sdci_plan_upstream(plan, i);
         has_weights = has_weights || (!upstream->is_critical && upstream->weight > 0);
+        has_others = has_others || upstream->instance.status != SDC_STATUS_MAINTENANCE;
     }
     for (uint32_t i = 0; i < plan->num; i++) {
         bool is_healthy = sdci_plan_is_healthy(plan, i, has_weights);
         bool is_home = sdci_balancer_is_home(b, &sdci_plan_upstream(plan, i)->instance);
-        plan->groups[i] = SDCI_IN(SDCI_ALL);
+        bool is_out = sdci_plan_upstream(plan, i)->instance.status == SDC_STATUS_MAINTENANCE;
+        plan->groups[i] = is_out && has_others ? 0 : SDCI_IN(SDCI_ALL);
         if (is_healthy) {
             plan->groups[i] |= SDCI_IS_HEALTHY;
             plan->groups[i] |= (uint8_t)SDCI_IN(is_home ? SDCI_HOME : SDCI_AWAY);
@@ -15820,7 +15844,7 @@ static sdci_plan *sdci_plan_alloc(const sdc_balancer *b, size_t num)
 }
 
 /* The seat for an upstream; `known` is that of the newest plan with the same addr, or NULL. */
-static sdci_seat *sdci_plan_seat(const sdc_balancer *b, sdci_upstream *upstream, sdci_seat *known)
+static sdci_seat *sdci_plan_seat(sdc_balancer *b, sdci_upstream *upstream, sdci_seat *known)
 {
     if (known != NULL && known->upstream == upstream) {
         return known;
@@ -15830,7 +15854,7 @@ static sdci_seat *sdci_plan_seat(const sdc_balancer *b, sdci_upstream *upstream,
 }
 
 /* Both the set and the newest plan are sorted by addr. False: no memory. */
-static bool sdci_plan_seats(const sdc_balancer *b, sdci_plan *plan, const sdci_set *set)
+static bool sdci_plan_seats(sdc_balancer *b, sdci_plan *plan, const sdci_set *set)
 {
     uint32_t k = 0;
 
@@ -15922,13 +15946,42 @@ static bool sdci_record_is(const sdci_record *record, uint32_t mark)
     return (sdci_atomic_peek(&record->marks) & mark) != 0;
 }
 
+/* When the first of its marks ends. */
+static uint64_t sdci_record_due_ms(const sdci_record *record)
+{
+    return sdci_min(sdci_record_is(record, SDCI_EJECTED) ? record->until_ms : SDCI_FOREVER,
+                    sdci_record_is(record, SDCI_YOUNG) ? record->young_until_ms : SDCI_FOREVER);
+}
+
+/* Those with marks are in a list, each once. */
+static void sdci_record_link(sdc_balancer *b, sdci_record *record, bool on)
+{
+    sdci_record **at = &b->marked;
+
+    while (!on && *at != record) {
+        at = &(*at)->next;
+    }
+    if (on) {
+        record->next = b->marked;
+        b->marked = record;
+    } else {
+        *at = record->next;
+    }
+    (void)sdci_atomic_add(&b->num_marked, on ? 1 : UINT32_MAX);
+}
+
 static void sdci_record_mark(sdc_balancer *b, sdci_record *record, uint32_t mark, bool on)
 {
-    uint32_t marks = sdci_atomic_peek(&record->marks);
+    uint32_t before = sdci_atomic_peek(&record->marks);
+    uint32_t after = on ? before | mark : before & ~mark;
 
-    if (((marks & mark) != 0) != on) {
-        sdci_atomic_poke(&record->marks, marks ^ mark);
-        (void)sdci_atomic_add(&b->num_marks, on ? 1 : UINT32_MAX);
+    sdci_atomic_poke(&record->marks, after);
+    if ((before != 0) != (after != 0)) {
+        sdci_record_link(b, record, after != 0);
+    }
+    uint64_t due_ms = sdci_record_due_ms(record);
+    if (on && (int32_t)((uint32_t)due_ms - sdci_atomic_peek(&b->due_ms)) < 0) {
+        sdci_atomic_poke(&b->due_ms, (uint32_t)due_ms);
     }
 }
 
@@ -15969,25 +16022,38 @@ static uint32_t sdci_balancer_find_route(const sdc_balancer *b)
                ? 0 : (uint32_t)(SDCI_ROUTE_AWAY - SDCI_ROUTE_AWAY * have / want);
 }
 
+static const char *sdci_route_str(uint32_t route)
+{
+    return route == 0 ? "home" : route < SDCI_ROUTE_AWAY ? "overflow"
+         : route == SDCI_ROUTE_AWAY ? "away" : "all";
+}
+
+/* Says where picks go, if they went elsewhere when it said so last. */
+static void sdci_balancer_log_route(sdc_balancer *b)
+{
+    sdc_kv fields[3];
+    char usable[32];
+
+    sdci_lock(&b->lock);
+    const char *before = sdci_route_str(b->told_route);
+    const char *route = sdci_route_str(sdci_atomic_peek(&b->route));
+    bool is_news = route != before && b->tally.listed > 0;
+    b->told_route = is_news ? sdci_atomic_peek(&b->route) : b->told_route;
+    (void)snprintf(usable, sizeof usable, "%lu/%lu", (unsigned long)b->tally.usable,
+                   (unsigned long)b->tally.listed);
+    sdci_unlock(&b->lock);
+    if (is_news) {
+        fields[0] = sdci_kv("event", "balancer");
+        fields[1] = sdci_kv("route", route);
+        fields[2] = sdci_kv("usable", usable);
+        sdci_log(sdci_balancer_client(b), strcmp(route, "home") == 0 ? SDC_LOG_INFO : SDC_LOG_WARN,
+                 fields, 3);
+    }
+}
+
 static void sdci_balancer_reroute(sdc_balancer *b)
 {
     sdci_atomic_poke(&b->route, sdci_balancer_find_route(b));
-}
-
-static void sdci_balancer_link_ejected(sdc_balancer *b, sdci_record *record, bool on)
-{
-    sdci_record **at = &b->ejected;
-    uint64_t back_ms = SDCI_FOREVER;
-
-    while (*at != NULL && *at != record) {
-        at = &(*at)->next;
-    }
-    *at = on ? record : record->next;
-    record->next = NULL;
-    for (const sdci_record *out = b->ejected; out != NULL; out = out->next) {
-        back_ms = sdci_min(back_ms, out->until_ms);
-    }
-    sdci_atomic_poke(&b->back_ms, (uint32_t)back_ms);
 }
 
 /* Takes one out of the tally, changes what it counts, and puts it back in again. */
@@ -15996,7 +16062,6 @@ static void sdci_balancer_set_ejected(sdc_balancer *b, sdci_record *record, bool
     sdci_tally_count(&b->tally, record, false);
     sdci_record_mark(b, record, SDCI_EJECTED, on);
     sdci_tally_count(&b->tally, record, true);
-    sdci_balancer_link_ejected(b, record, on);
     if (!on) {
         sdci_atomic_poke(&record->num_failed, 0);
     }
@@ -16010,39 +16075,59 @@ static bool sdci_balancer_may_eject(const sdc_balancer *b, uint32_t num)
            (num == 1 && b->tally.used > 1);
 }
 
-/* One whose time is over comes back, or one too many of a list that has become shorter. Its addr is
-   for the log, which is written without the lock. False: there is none. */
-static bool sdci_balancer_take_back(sdc_balancer *b, uint64_t now_ms, char addr[64])
+/* The young whose time is over are so no more. Answers an ejected one whose time is over, or one
+   too many of a list that has become shorter; NULL: there is none, and the next look is not before
+   the first time that ends. */
+static sdci_record *sdci_balancer_sweep(sdc_balancer *b, uint64_t now_ms)
 {
-    sdci_lock(&b->lock);
     bool is_too_many = b->tally.ejected > 0 && !sdci_balancer_may_eject(b, b->tally.ejected);
-    sdci_record *record = b->ejected;
-    while (record != NULL && record->until_ms > now_ms && !is_too_many) {
-        record = record->next;
+    uint64_t due_ms = now_ms + INT32_MAX;
+    sdci_record *next;
+
+    for (sdci_record *record = b->marked; record != NULL; record = next) {
+        next = record->next;
+        if (sdci_record_is(record, SDCI_EJECTED) && (is_too_many || record->until_ms <= now_ms)) {
+            return record;
+        }
+        if (sdci_record_is(record, SDCI_YOUNG) && record->young_until_ms <= now_ms) {
+            sdci_record_mark(b, record, SDCI_YOUNG, false);
+        }
+        due_ms = sdci_min(due_ms, sdci_record_due_ms(record));
     }
-    if (record != NULL) {
-        (void)snprintf(addr, 64, "%s", record->instance->addr);
-        sdci_balancer_set_ejected(b, record, false);
-    }
-    sdci_unlock(&b->lock);
-    return record != NULL;
+    sdci_atomic_poke(&b->due_ms, (uint32_t)due_ms);
+    return NULL;
 }
 
-static void sdci_balancer_take_all_back(sdc_balancer *b, uint64_t now_ms)
+/* Ends what is over. The log is written without the lock, when the record may be gone. */
+static void sdci_balancer_end_marks(sdc_balancer *b, uint64_t now_ms)
 {
     char addr[64];
+    char service[64];
+    bool is_back = true;
 
-    while (sdci_balancer_take_back(b, now_ms, addr)) {
-        sdci_balancer_log(b, SDC_LOG_INFO, addr, "back");
+    while (is_back) {
+        sdci_lock(&b->lock);
+        sdci_record *record = sdci_balancer_sweep(b, now_ms);
+        is_back = record != NULL;
+        if (is_back) {
+            (void)snprintf(addr, sizeof addr, "%s", record->instance->addr);
+            (void)snprintf(service, sizeof service, "%s", record->instance->service);
+            sdci_balancer_set_ejected(b, record, false);
+        }
+        sdci_unlock(&b->lock);
+        if (is_back) {
+            sdci_balancer_log(b, SDC_LOG_INFO, service, addr, "action", "back");
+        }
     }
+    sdci_balancer_log_route(b);
 }
 
-/* Takes no lock before somebody's time is over. It is compared by its low bits: what is further off
+/* Takes no lock before a mark may be over. That is compared by its low bits: what is further off
    than they reach is only looked at too early. */
 static void sdci_balancer_look(sdc_balancer *b, uint64_t now_ms)
 {
-    if ((int32_t)((uint32_t)now_ms - sdci_atomic_peek(&b->back_ms)) >= 0) {
-        sdci_balancer_take_all_back(b, now_ms);
+    if ((int32_t)((uint32_t)now_ms - sdci_atomic_peek(&b->due_ms)) >= 0) {
+        sdci_balancer_end_marks(b, now_ms);
     }
 }
 
@@ -16065,7 +16150,7 @@ static void sdci_balancer_note(sdc_balancer *b, const sdci_plan *plan, uint32_t 
     record->is_home = sdci_balancer_is_home(b, &upstream->instance);
     record->groups = plan->groups[i];
     if (is_new && is_late && b->desc.slow_start_ms > 0) {
-        record->born_ms = now_ms;
+        record->young_until_ms = now_ms + b->desc.slow_start_ms;
         sdci_record_mark(b, record, SDCI_YOUNG, true);
     }
     sdci_tally_count(&b->tally, record, true);
@@ -16110,15 +16195,60 @@ static uint32_t sdci_plan_num_picks(const sdci_plan *plan, uint32_t i)
     return num_picks;
 }
 
+/* Where an upstream of this addr is, or would be. */
+static uint32_t sdci_plan_find(const sdci_plan *plan, const char *addr)
+{
+    uint32_t from = 0;
+    uint32_t to = plan->num;
+
+    while (from < to) {
+        uint32_t middle = from + (to - from) / 2;
+        if (strcmp(plan->choices[middle].instance->addr, addr) < 0) {
+            from = middle + 1;
+        } else {
+            to = middle;
+        }
+    }
+    return from;
+}
+
+/* Where a turn goes on in another plan: at the instance that was next, or the one behind it. Those
+   that come and go before it make nobody's turn early or late. */
+static uint32_t sdci_plan_turn(const sdci_plan *plan, const sdci_plan *old, unsigned group,
+                               uint32_t position)
+{
+    const sdci_order *order = &plan->orders[group];
+    const sdci_order *before = &old->orders[group];
+    uint32_t from = 0;
+    uint32_t to = (uint32_t)order->num;
+
+    if (before->num == 0) {
+        return position;
+    }
+    position %= (uint32_t)before->num;
+    uint32_t place = before->at != NULL ? before->at[position] : position;
+    place = sdci_plan_find(plan, old->choices[place].instance->addr);
+    while (order->at != NULL && from < to) {
+        uint32_t middle = from + (to - from) / 2;
+        from = order->at[middle] < place ? middle + 1 : from;
+        to = order->at[middle] < place ? to : middle;
+    }
+    return order->at != NULL ? from : place;
+}
+
 /* Gives a plan to every shard. From then on nobody reads the old one, and what was picked by it is
    counted in its seats. */
 static void sdci_balancer_switch(sdc_balancer *b, sdci_plan *plan, sdc_err err)
 {
     const sdci_plan *old = b->plan;
+    bool has_turns = b->desc.policy == SDC_POLICY_ROUND_ROBIN;
 
     for (unsigned s = 0; s < SDCI_SHARDS; s++) {
         sdci_shard *shard = &b->shards[s].shard;
         sdci_lock(&shard->lock);
+        for (unsigned group = 0; group < SDCI_GROUPS && has_turns; group++) {
+            shard->positions[group] = sdci_plan_turn(plan, old, group, shard->positions[group]);
+        }
         shard->plan = plan;
         shard->home = plan->orders[SDCI_HOME];
         shard->choices = plan->choices;
@@ -16157,7 +16287,7 @@ static void sdci_balancer_adopt(sdc_balancer *b, sdci_plan *plan, sdc_err err)
     sdci_lock(&b->lock);
     sdci_balancer_reroute(b);
     sdci_unlock(&b->lock);
-    sdci_balancer_take_all_back(b, now_ms);
+    sdci_balancer_end_marks(b, now_ms);
     if (old != plan) {
         if (sdci_plan_is_alike(plan, old)) {
             memset(old->orders, 0, sizeof old->orders);
@@ -16315,15 +16445,13 @@ static unsigned sdci_balancer_group(const sdc_balancer *b, const sdci_plan *plan
 }
 
 /* A young one is picked in proportion to its age. */
-static bool sdci_record_is_grown(sdc_balancer *b, sdci_record *record, const sdci_wish *wish)
+static bool sdci_record_is_up(const sdc_balancer *b, const sdci_record *record,
+                              const sdci_wish *wish)
 {
     uint32_t span_ms = b->desc.slow_start_ms;
-    uint64_t age_ms = wish->now_ms - sdci_min(record->born_ms, wish->now_ms);
+    uint64_t left_ms = record->young_until_ms - sdci_min(record->young_until_ms, wish->now_ms);
+    uint64_t age_ms = span_ms - sdci_min(left_ms, span_ms);
 
-    if (age_ms >= span_ms) {
-        sdci_record_mark(b, record, SDCI_YOUNG, false);
-        return true;
-    }
     return sdci_random_below(wish->random, span_ms) < sdci_max(age_ms, span_ms / 10);
 }
 
@@ -16343,9 +16471,9 @@ static bool sdci_balancer_accepts(sdc_balancer *b, const sdci_choice *choice,
         return marks == 0;
     }
     sdci_lock(&b->lock);
-    bool is_grown = sdci_record_is_grown(b, record, wish);
+    bool is_up = sdci_record_is_up(b, record, wish);
     sdci_unlock(&b->lock);
-    return is_grown;
+    return is_up;
 }
 
 /* Along the whole plan, from anywhere: one of these groups that is accepted; else `otherwise`. */
@@ -16428,7 +16556,7 @@ static SDCI_INLINE void sdci_shard_pick(sdci_shard *shard, sdc_policy policy, ui
 static SDCI_NOINLINE sdc_err sdci_balancer_take(sdc_balancer *b, sdci_wish *wish, sdc_pick *out)
 {
     sdci_endpointer_look(b->endpointer);
-    if (sdci_atomic_peek(&b->num_marks) != 0) {
+    if (sdci_atomic_peek(&b->num_marked) != 0) {
         wish->now_ms = sdc_client_now_ms(sdci_balancer_client(b));
         sdci_balancer_look(b, wish->now_ms);
     }
@@ -16483,7 +16611,7 @@ static SDCI_NOINLINE sdc_err sdci_balancer_next(sdc_balancer *b, const char *has
 static SDCI_INLINE bool sdci_balancer_is_plain(const sdc_balancer *b, const sdci_shard *shard)
 {
     return shard->home.num > 0 && shard->random.state != 0 &&
-           sdci_atomic_peek(&b->route) == 0 && sdci_atomic_peek(&b->num_marks) == 0 &&
+           sdci_atomic_peek(&b->route) == 0 && sdci_atomic_peek(&b->num_marked) == 0 &&
            sdci_atomic_peek(&b->endpointer->is_awaited) == 0;
 }
 
@@ -16547,15 +16675,19 @@ static bool sdci_balancer_eject(sdc_balancer *b, sdci_record *record, uint64_t n
     return is_ejected;
 }
 
-static void sdci_balancer_failed(sdc_balancer *b, const sdci_seat *seat)
+static void sdci_balancer_failed(sdc_balancer *b, const sdci_seat *seat, sdc_err outcome)
 {
+    const sdc_instance *instance = &seat->upstream->instance;
+
     if (sdci_atomic_add(&seat->record->num_failed, 1) < b->desc.eject_after) {
         return;
     }
     uint64_t now_ms = sdc_client_now_ms(sdci_balancer_client(b));
     sdci_balancer_look(b, now_ms);
     if (sdci_balancer_eject(b, seat->record, now_ms)) {
-        sdci_balancer_log(b, SDC_LOG_WARN, seat->upstream->instance.addr, "ejected");
+        sdci_balancer_log(b, SDC_LOG_WARN, instance->service, instance->addr, "ejected",
+                          sdc_err_str(outcome));
+        sdci_balancer_log_route(b);
     }
 }
 
@@ -16565,25 +16697,8 @@ static SDCI_NOINLINE void sdci_balancer_judge(sdc_balancer *b, const sdci_seat *
     if (outcome == SDC_OK && sdci_atomic_peek(&seat->record->num_failed) != 0) {
         sdci_atomic_poke(&seat->record->num_failed, 0);
     } else if (outcome != SDC_OK && outcome != SDC_AGAIN) {
-        sdci_balancer_failed(b, seat);
+        sdci_balancer_failed(b, seat, outcome);
     }
-}
-
-/* Where an upstream of this addr is; or any other place. */
-static uint32_t sdci_plan_find(const sdci_plan *plan, const char *addr)
-{
-    uint32_t from = 0;
-    uint32_t to = plan->num;
-
-    while (from < to) {
-        uint32_t middle = from + (to - from) / 2;
-        if (strcmp(plan->choices[middle].instance->addr, addr) < 0) {
-            from = middle + 1;
-        } else {
-            to = middle;
-        }
-    }
-    return from;
 }
 
 /* The end of a pick that the plan knows nothing of, since it is newer. What it counts as in flight
@@ -16674,6 +16789,8 @@ static bool sdci_balancer_configure(sdc_balancer *b, const sdc_balancer_desc *de
     b->desc.retry_percent = sdci_or(desc->retry_percent, 20);
     b->seed = desc->seed != 0 ? desc->seed : client->io.random(client->io.user);
     b->random.state = b->seed;
+    b->budget.at_ms = sdc_client_now_ms(client);
+    b->budget.free_tries = SDCI_FREE_TRIES;
     if (!sdci_is_empty(desc->zone)) {
         b->zone = sdci_copy(&client->allocator, desc->zone);
     }
@@ -16689,7 +16806,6 @@ static void sdci_balancer_retain(sdci_follower *follower)
     (void)sdci_atomic_add(&sdci_balancer_of(follower)->holds, 1);
 }
 
-/* All picks have been handed over: what is left of a seat is the plan's hold. */
 static void sdci_balancer_release(sdci_follower *follower)
 {
     sdc_balancer *b = sdci_balancer_of(follower);
@@ -16701,10 +16817,10 @@ static void sdci_balancer_release(sdci_follower *follower)
     }
     sdci_plan *plan = b->plan;
     sdci_balancer_switch(b, &b->nothing, SDC_ERR_EMPTY);
-    for (uint32_t i = 0; i < plan->num; i++) {
-        SDC_ASSERT(sdci_atomic_get(&plan->choices[i].seat->holds) == SDCI_PLAN_HOLDS);
-    }
     sdci_plan_free(b, plan, &b->nothing);
+    bool is_every_pick_done = sdci_atomic_get(&b->num_seats) == 0;
+    SDC_ASSERT(is_every_pick_done);
+    (void)is_every_pick_done;
     sdci_free_text(allocator, b->zone);
     sdci_free_text(allocator, b->zone_meta);
     sdci_free(allocator, b, sizeof *b);
@@ -16753,8 +16869,10 @@ sdc_err sdc_balancer_create(sdc_endpointer *endpointer, const sdc_balancer_desc 
     if (b == NULL) {
         return sdci_fail_plain(error, SDC_ERR_NOMEM);
     }
-    if (!sdci_endpointer_join(endpointer, &b->follower, b->serial)) {
-        (void)sdci_balancer_follow(&b->follower);       /* another set has come meanwhile */
+    bool is_newest = sdci_endpointer_join(endpointer, &b->follower, b->serial);
+    if (!is_newest && sdci_balancer_follow(&b->follower) != SDC_OK) {
+        sdc_balancer_destroy(b);
+        return sdci_fail_plain(error, SDC_ERR_NOMEM);
     }
     *out = b;
     return SDC_OK;
@@ -16784,8 +16902,8 @@ void sdc_balancer_destroy(sdc_balancer *balancer)
 
 #define SDCI_TRIED_MAX     16u      /* endpoints that a call remembers */
 #define SDCI_NAMED         2u       /* tries that a message names */
-#define SDCI_FREE_TRIES    10u      /* a second */
 #define SDCI_FREE_EVERY_MS 100u
+#define SDCI_WHY_BYTES     96u
 #define SDCI_EARNED_MAX    10000u   /* hundredths: a burst of 100 */
 
 typedef enum sdci_attempt_state {
@@ -16942,15 +17060,32 @@ static void sdci_attempt_note(sdci_attempt *a, const sdc_pick *pick)
     }
     a->tried[a->num_tried % SDCI_TRIED_MAX] = serial;
     a->num_tried++;
+}
+
+/* For the message of a call that is given up. */
+static void sdci_attempt_name(sdci_attempt *a, const sdc_pick *pick, sdc_err outcome)
+{
     for (size_t i = SDCI_NAMED; i > 1; i--) {
         a->named[i - 1] = a->named[i - 2];
     }
-    a->named[0].err = SDC_AGAIN;
+    a->named[0].err = outcome;
     (void)snprintf(a->named[0].addr, sizeof a->named[0].addr, "%s", pick->instance->addr);
+}
+
+/* Why there is nothing to pick from. */
+static const char *sdci_attempt_nothing(sdc_err err, char why[SDCI_WHY_BYTES])
+{
+    const char *text = err == SDC_ERR_EMPTY ? "no instance, or none could be opened"
+                                            : sdc_err_str(err);
+
+    (void)snprintf(why, SDCI_WHY_BYTES, "nothing to pick from (%s%s)",
+                   err == SDC_ERR_EMPTY ? "" : "the source fails: ", text);
+    return why;
 }
 
 static sdc_err sdci_attempt_begin(sdc_attempt *attempt, sdci_attempt *a, sdc_error *error)
 {
+    char why[SDCI_WHY_BYTES];
     const sdc_retry_desc *desc = attempt->desc;
     uint64_t now_ms = sdci_attempt_now_ms(attempt);
     sdci_wish wish;
@@ -16971,7 +17106,7 @@ static sdc_err sdci_attempt_begin(sdc_attempt *attempt, sdci_attempt *a, sdc_err
     wish.num_tried = sdci_attempt_num_tried(a);
     sdc_err err = sdci_balancer_take(attempt->balancer, &wish, &attempt->pick);
     if (err != SDC_OK) {
-        return sdci_attempt_end(attempt, a, err, "nothing to pick from", error);
+        return sdci_attempt_end(attempt, a, err, sdci_attempt_nothing(err, why), error);
     }
     attempt->number++;
     attempt->left_ms = sdci_attempt_left_ms(attempt, a, now_ms);
@@ -17057,7 +17192,9 @@ void sdc_attempt_done(sdc_attempt *attempt, sdc_err outcome)
     SDC_ASSERT(a.state == SDCI_ATTEMPT_TRYING);
     if (a.state == SDCI_ATTEMPT_TRYING) {
         a.state = outcome == SDC_OK ? SDCI_ATTEMPT_ENDED : SDCI_ATTEMPT_FAILED;
-        a.named[0].err = outcome;
+        if (outcome != SDC_OK) {
+            sdci_attempt_name(&a, &attempt->pick, outcome);
+        }
         sdci_attempt_save(attempt, &a);
         sdc_balancer_done(attempt->balancer, &attempt->pick, outcome);
     }
@@ -17204,6 +17341,7 @@ sdc_err sdc_retry(sdc_balancer *balancer, const sdc_retry_desc *desc, sdc_error 
 #undef SDCI_WAIT_LEAST_MS
 #undef SDCI_WAIT_MAX_MS
 #undef SDCI_WAKER_BITS
+#undef SDCI_WHY_BYTES
 #undef SDCI_YOUNG
 
 #endif /* SDCONSUL_IMPLEMENTATION */
