@@ -2,15 +2,16 @@
 
    Each line of its input is POLICY INSTANCES THREADS MS: so many threads pick, each a next and
    its done at once, for so many milliseconds. It answers with a line: how many they were,
-   nanoseconds for each, and what the allocator was asked for meanwhile. Nanoseconds are wall
-   time over the picks of all threads, as Go's RunParallel counts. MS 0 is one grain on each
-   thread, for callgrind. */
+   nanoseconds for each, how many CPUs worked on them, and what the allocator was asked for
+   meanwhile. Nanoseconds are wall time over the picks of all threads, as Go's RunParallel
+   counts. MS 0 is one grain on each thread, for callgrind. */
 #include "sdconsul.h"
 
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 enum { GRAIN = 1024, THREADS_MAX = 16, INSTANCES_MAX = 10000, SIZES_MAX = 8, POLICIES = 5 };
@@ -153,6 +154,15 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+static uint64_t cpu_ns(void)
+{
+    struct rusage r;
+
+    (void)getrusage(RUSAGE_SELF, &r);
+    return ((uint64_t)r.ru_utime.tv_sec + (uint64_t)r.ru_stime.tv_sec) * 1000000000u +
+           ((uint64_t)r.ru_utime.tv_usec + (uint64_t)r.ru_stime.tv_usec) * 1000u;
+}
+
 /* Apart, so that callgrind can count it alone. */
 __attribute__((noinline)) void grain(sdc_balancer *balancer);
 
@@ -196,6 +206,7 @@ static void answer(round_state *s)
 {
     pthread_t threads[THREADS_MAX];
     uint64_t before = __atomic_load_n(&num_allocations, __ATOMIC_RELAXED);
+    uint64_t cpu_before = cpu_ns();
 
     for (unsigned i = 0; i < s->num_threads; i++) {
         if (pthread_create(&threads[i], NULL, run_thread, s) != 0) {
@@ -205,8 +216,9 @@ static void answer(round_state *s)
     for (unsigned i = 0; i < s->num_threads; i++) {
         (void)pthread_join(threads[i], NULL);
     }
-    printf("%llu %.4f %llu\n", (unsigned long long)s->num_picks,
-           (double)(s->ended - s->began) / (double)s->num_picks,
+    double wall = (double)(s->ended - s->began);
+    printf("%llu %.4f %.3f %llu\n", (unsigned long long)s->num_picks,
+           wall / (double)s->num_picks, (double)(cpu_ns() - cpu_before) / wall,
            (unsigned long long)(__atomic_load_n(&num_allocations, __ATOMIC_RELAXED) - before));
     (void)fflush(stdout);
 }

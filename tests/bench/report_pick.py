@@ -44,6 +44,12 @@ class Picks:
         return ratio(self.ns(OURS, policy, instances, threads),
                      self.ns(reference, of, instances, threads))
 
+    def cpus(self, threads):
+        """How many CPUs worked for so many threads, in the middle of all rounds."""
+        all_rounds = [c for line in self.lines.values() if line["threads"] == threads
+                      for c in line["cpus"]]
+        return Spread(all_rounds) if all_rounds else None
+
     def num_allocations(self):
         return sum(n for line in self.lines.values() for n in line["allocations"] if n)
 
@@ -84,6 +90,8 @@ def goals(p):
 def show_times(p, say):
     for threads, shown in THREADS.items():
         say("")
+        if p.cpus(threads):
+            shown += ", %.1f CPUs" % p.cpus(threads).mid
         say("%-26s %s" % (shown, "".join("%-24s" % (comma(n) + " instances") for n in SIZES)))
         for name, policy in ROWS:
             cells = [p.ns(name, policy, n, threads) for n in SIZES]

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/go-kit/kit/endpoint"
@@ -91,6 +92,14 @@ func run(balancer lb.Balancer, numThreads int, d time.Duration) (time.Duration, 
 	return last.Sub(first), numPicks.Load()
 }
 
+func cpu() time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		panic(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
 func main() {
 	pools := map[int]*pool{}
 	for {
@@ -106,7 +115,9 @@ func main() {
 		if balancer == nil {
 			panic("no such policy: " + policy)
 		}
+		before := cpu()
 		wall, num := run(balancer, numThreads, time.Duration(ms)*time.Millisecond)
-		fmt.Printf("%d %.4f\n", num, float64(wall.Nanoseconds())/float64(num))
+		fmt.Printf("%d %.4f %.3f\n", num, float64(wall.Nanoseconds())/float64(num),
+			float64(cpu()-before)/float64(wall))
 	}
 }
