@@ -58,7 +58,7 @@ decoders() {
 
 picks() {
     build pick "$here/pick.c" "$top/examples/sdconsul.c" -lpthread
-    for policy in round_robin random weighted least_loaded hashed; do
+    for policy in round_robin random weighted least_loaded least_loaded_by_weight hashed; do
         echo "$policy 100 1 0" | counted "pick-$policy" grain "$out/pick"
     done
 }
@@ -80,7 +80,7 @@ awk -v max="$max_percent" 'FNR == 1 { next }
         percent = was[$1] > 0 ? $2 / was[$1] * 100 : 0
         is_bad = percent == 0 || percent > max
         failed += is_bad
-        printf "%-18s %8.3f instructions for each %s, recorded %8.3f: %s\n", $1, $2,
+        printf "%-27s %8.3f instructions for each %s, recorded %8.3f: %s\n", $1, $2,
             $1 ~ /^pick-/ ? "pick" : "byte", was[$1], is_bad ? "WORSE" : "ok"
     }
     END { exit failed > 0 }' "$recorded" "$out/now.txt" || {

@@ -14,18 +14,27 @@
 #include <sys/resource.h>
 #include <time.h>
 
-enum { GRAIN = 1024, THREADS_MAX = 16, INSTANCES_MAX = 10000, SIZES_MAX = 8, POLICIES = 5 };
+enum { GRAIN = 1024, THREADS_MAX = 16, INSTANCES_MAX = 10000, SIZES_MAX = 8, KINDS = 6 };
 
-static const char *const names[POLICIES] = {
-    "round_robin", "random", "weighted", "least_loaded", "hashed"
+/* What can be asked for: a policy, over instances of equal weights or of 1 to 5. */
+static const struct kind {
+    const char *name;
+    sdc_policy policy;
+    bool is_mixed;
+} kinds[KINDS] = {
+    { "round_robin", SDC_POLICY_ROUND_ROBIN, false },
+    { "random", SDC_POLICY_RANDOM, false },
+    { "weighted", SDC_POLICY_WEIGHTED, true },
+    { "least_loaded", SDC_POLICY_LEAST_LOADED, false },
+    { "least_loaded_by_weight", SDC_POLICY_LEAST_LOADED, true },
+    { "hashed", SDC_POLICY_HASHED, false },
 };
 
 /* Made at the first question for that number of instances, and kept. */
 typedef struct pool {
     size_t num;
-    sdc_cache *cache;
-    sdc_endpointer *endpointer;
-    sdc_balancer *balancers[POLICIES];
+    sdc_endpointer *endpointers[2];     /* of equal weights, and of mixed ones */
+    sdc_balancer *balancers[KINDS];
 } pool;
 
 /* What the threads of one question share. */
@@ -81,47 +90,57 @@ static sdc_client *client_new(void)
     return client;
 }
 
-/* Instances with the weights 1 to 5 in turn. */
-static void pool_fill(pool *p)
+static sdc_cache *cache_new(size_t num, bool is_mixed)
 {
     static sdc_instance instances[INSTANCES_MAX];
     static char hosts[INSTANCES_MAX][16];
+    sdc_cache *cache = NULL;
 
-    for (size_t i = 0; i < p->num; i++) {
+    for (size_t i = 0; i < num; i++) {
         (void)snprintf(hosts[i], sizeof hosts[i], "10.0.%u.%u", (unsigned)i / 250,
                        (unsigned)i % 250 + 1);
         instances[i].host = hosts[i];
         instances[i].port = (uint16_t)(i + 1);
-        instances[i].weight = (uint32_t)(i % 5 + 1);
+        instances[i].weight = is_mixed ? (uint32_t)(i % 5 + 1) : 1;
     }
-    if (sdc_cache_update(p->cache, instances, p->num, 1, 1) != SDC_OK) {
-        fail("no update");
+    if (sdc_cache_create(NULL, &cache) != SDC_OK ||
+        sdc_cache_update(cache, instances, num, 1, 1) != SDC_OK) {
+        fail("no cache");
     }
+    return cache;
+}
+
+static sdc_endpointer *endpointer_new(size_t num, bool is_mixed)
+{
+    static sdc_client *client;
+    sdc_endpointer_desc desc;
+    sdc_endpointer *endpointer;
+    sdc_error error;
+
+    client = client != NULL ? client : client_new();
+    memset(&desc, 0, sizeof desc);
+    desc.open = open_target;
+    if (sdc_endpointer_create(cache_new(num, is_mixed), &desc, client, &endpointer, &error) !=
+        SDC_OK) {
+        fail(error.message);
+    }
+    return endpointer;
 }
 
 static void pool_init(pool *p, size_t num)
 {
-    static sdc_client *client;
-    sdc_endpointer_desc desc;
+    sdc_balancer_desc desc;
     sdc_error error;
 
-    client = client != NULL ? client : client_new();
     p->num = num;
+    p->endpointers[0] = endpointer_new(num, false);
+    p->endpointers[1] = endpointer_new(num, true);
     memset(&desc, 0, sizeof desc);
-    desc.open = open_target;
-    if (sdc_cache_create(NULL, &p->cache) != SDC_OK) {
-        fail("no cache");
-    }
-    pool_fill(p);
-    if (sdc_endpointer_create(p->cache, &desc, client, &p->endpointer, &error) != SDC_OK) {
-        fail(error.message);
-    }
-    for (unsigned i = 0; i < POLICIES; i++) {
-        sdc_balancer_desc b;
-        memset(&b, 0, sizeof b);
-        b.policy = (sdc_policy)i;
-        b.seed = 1;
-        if (sdc_balancer_create(p->endpointer, &b, &p->balancers[i], &error) != SDC_OK) {
+    desc.seed = 1;
+    for (unsigned i = 0; i < KINDS; i++) {
+        desc.policy = kinds[i].policy;
+        if (sdc_balancer_create(p->endpointers[kinds[i].is_mixed], &desc, &p->balancers[i],
+                                &error) != SDC_OK) {
             fail(error.message);
         }
     }
@@ -223,15 +242,15 @@ static void answer(round_state *s)
     (void)fflush(stdout);
 }
 
-static sdc_policy policy_of(const char *name)
+static sdc_balancer *balancer_of(const pool *p, const char *name)
 {
-    for (unsigned i = 0; i < POLICIES; i++) {
-        if (strcmp(name, names[i]) == 0) {
-            return (sdc_policy)i;
+    for (unsigned i = 0; i < KINDS; i++) {
+        if (strcmp(name, kinds[i].name) == 0) {
+            return p->balancers[i];
         }
     }
     fail("no such policy");
-    return SDC_POLICY_ROUND_ROBIN;
+    return NULL;
 }
 
 int main(void)
@@ -245,7 +264,7 @@ int main(void)
     while (scanf("%31s %u %u %u", name, &num_instances, &num_threads, &ms) == 4) {
         round_state s;
         memset(&s, 0, sizeof s);
-        s.balancer = pool_of(num_instances)->balancers[policy_of(name)];
+        s.balancer = balancer_of(pool_of(num_instances), name);
         s.ns = (uint64_t)ms * 1000000u;
         s.num_threads = num_threads < THREADS_MAX ? num_threads : THREADS_MAX;
         answer(&s);

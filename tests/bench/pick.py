@@ -15,7 +15,8 @@ INSTANCES = (3, 100, 10000)
 THREADS = (1, 2)
 OURS, GO_KIT = "sdconsul.h", "go-kit"
 TRIES = 5
-POLICIES = ("round_robin", "random", "weighted", "least_loaded", "hashed")
+POLICIES = ("round_robin", "random", "weighted", "least_loaded",
+            "least_loaded_by_weight", "hashed")
 
 
 def exists(name, policy, threads):

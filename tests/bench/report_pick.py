@@ -18,13 +18,14 @@ BEGIN = "<!-- make bench-readme, picks: begin -->"
 SIZES = (3, 100, 10000)
 THREADS = {1: "one thread", 2: "two threads"}
 ROWS = [(OURS, "round_robin"), (GO_KIT, "round_robin"), (OURS, "random"), (GO_KIT, "random"),
-        (OURS, "weighted"), (OURS, "least_loaded"), (OURS, "hashed")]
+        (OURS, "weighted"), (OURS, "least_loaded"), (OURS, "least_loaded_by_weight"),
+        (OURS, "hashed")]
 
 ABOUT = """
 PICKS: sdc_balancer_next with its sdc_balancer_done, and Endpoint() of go-kit's balancers over its
 sd.Endpointer, which counts no use and so need not be told of an end. Wall time over the picks of all
 threads, as Go's RunParallel counts; go-kit with as many GOMAXPROCS. Its random balancer races on two
-threads. Weights 1 to 5; hashed by 1,024 keys in turn."""
+threads. Equal weights, but 1 to 5 for weighted and by weight; hashed by 1,024 keys in turn."""
 
 
 class Picks:
@@ -80,6 +81,7 @@ def goals(p):
         over_go_kit("round_robin", 1), over_go_kit("round_robin", 2), over_go_kit("random", 1),
         over_ours("weighted", 1), over_ours("weighted", 2),
         over_ours("least_loaded", 1), over_ours("least_loaded", 2),
+        over_ours("least_loaded_by_weight", 1), over_ours("least_loaded_by_weight", 2),
         ("pick, every policy, instances and threads: allocations",
          Spread([p.num_allocations()]) if p.lines else None, 0),
     ]
@@ -92,26 +94,27 @@ def show_times(p, say):
         say("")
         if p.cpus(threads):
             shown += ", %.1f CPUs" % p.cpus(threads).mid
-        say("%-26s %s" % (shown, "".join("%-24s" % (comma(n) + " instances") for n in SIZES)))
+        say("%-37s %s" % (shown, "".join("%-24s" % (comma(n) + " instances") for n in SIZES)))
         for name, policy in ROWS:
             cells = [p.ns(name, policy, n, threads) for n in SIZES]
             if any(cells):
-                say("  %-24s %s" % (
+                say("  %-35s %s" % (
                     name + ", " + shown_name(policy),
                     "".join("%-24s" % (Spread(c).text("%.1f") + " ns") for c in cells)))
 
 
 def show_ratios(p, say):
     say("")
-    say("%-50s %s" % ("ratios", "".join("%-20s" % comma(n) for n in SIZES)))
+    say("%-62s %s" % ("ratios", "".join("%-20s" % comma(n) for n in SIZES)))
     for threads, shown in THREADS.items():
         for reference, of, policies in ((GO_KIT, None, ("round_robin", "random")),
                                         (OURS, "round_robin",
-                                         ("random", "weighted", "least_loaded", "hashed"))):
+                                         ("random", "weighted", "least_loaded", "least_loaded_by_weight",
+                                          "hashed"))):
             for policy in policies:
                 cells = [p.over(policy, n, threads, reference, of or policy) for n in SIZES]
                 if all(cells):
-                    say("  %-48s %s" % (
+                    say("  %-60s %s" % (
                         "%s, %s: over %s" % (shown_name(policy), shown,
                                              "our round robin" if of else reference),
                         "".join("%-20s" % c.text() for c in cells)))
