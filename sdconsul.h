@@ -15175,7 +15175,8 @@ typedef struct sdci_record {
     uint32_t marks;                 /* atomic; changed under the balancer's lock, as all below */
     uint64_t young_until_ms;
     uint64_t until_ms;              /* when an ejection ends, or ended */
-    struct sdci_record *next;       /* among those with marks */
+    struct sdci_record *next;       /* among those with marks, and what points to this one there */
+    struct sdci_record **linked_by;
     const sdc_instance *instance;   /* of its seat in the newest plan */
     uint32_t times;                 /* how long the newest ejection was */
     bool is_listed, is_home;
@@ -15220,6 +15221,7 @@ typedef struct sdci_plan {
     uint32_t *out;                  /* picks of each choice, in each shard; with the others */
     size_t stride;                  /* from one shard's to the next one's */
     size_t size;                    /* of the whole block, but for the orders */
+    bool borrows_orders;            /* from the plan before it, until it takes its place */
 } sdci_plan;
 
 /* What a picking thread works with. */
@@ -15927,8 +15929,9 @@ static sdci_plan *sdci_plan_new(sdc_balancer *b, const sdci_set *set)
     for (unsigned group = 0; group < SDCI_GROUPS && is_done && b->desc.subset_size > 0; group++) {
         is_done = sdci_plan_subset(b, plan, group);
     }
-    if (is_done && sdci_plan_is_alike(plan, b->plan)) {
-        memcpy(plan->orders, b->plan->orders, sizeof plan->orders);     /* lent, until adopted */
+    plan->borrows_orders = is_done && sdci_plan_is_alike(plan, b->plan);
+    if (plan->borrows_orders) {
+        memcpy(plan->orders, b->plan->orders, sizeof plan->orders);
     } else if (is_done) {
         is_done = sdci_plan_order_all(b, plan);
     }
@@ -15956,16 +15959,15 @@ static uint64_t sdci_record_due_ms(const sdci_record *record)
 /* Those with marks are in a list, each once. */
 static void sdci_record_link(sdc_balancer *b, sdci_record *record, bool on)
 {
-    sdci_record **at = &b->marked;
-
-    while (!on && *at != record) {
-        at = &(*at)->next;
-    }
     if (on) {
         record->next = b->marked;
+        record->linked_by = &b->marked;
         b->marked = record;
     } else {
-        *at = record->next;
+        *record->linked_by = record->next;
+    }
+    if (record->next != NULL) {
+        record->next->linked_by = on ? &record->next : record->linked_by;
     }
     (void)sdci_atomic_add(&b->num_marked, on ? 1 : UINT32_MAX);
 }
@@ -16289,7 +16291,7 @@ static void sdci_balancer_adopt(sdc_balancer *b, sdci_plan *plan, sdc_err err)
     sdci_unlock(&b->lock);
     sdci_balancer_end_marks(b, now_ms);
     if (old != plan) {
-        if (sdci_plan_is_alike(plan, old)) {
+        if (plan->borrows_orders) {
             memset(old->orders, 0, sizeof old->orders);
         }
         sdci_plan_free(b, old, plan);
