@@ -1142,7 +1142,7 @@ typedef struct sdc_endpointer_desc {
     sdc_err (*open)(void *user, const sdc_instance *instance, void **endpoint);
     /* Once for each that open made, when its instance is gone and its last pick
        is done; on the thread of whoever let go last: any. NULL: nothing to do.
-       Neither comes with a lock held. */
+       Neither open nor close comes with a lock held. */
     void    (*close)(void *user, void *endpoint);
     void    *user;
     uint32_t invalidate_after_ms;   /* in an outage of the source, how long its
@@ -1157,7 +1157,7 @@ typedef struct sdc_endpointer sdc_endpointer;
    change. Instances that share an addr share one endpoint, with the sum of
    their weights. Several may follow one cache. `client` lends clock, memory and
    log; failing_since_ms of the first event is read on its clock.
-   On the thread that updates the source, create and destroy.
+   Create and destroy: on the thread that updates the source.
    Errors: SDC_ERR_ARG, SDC_ERR_NOMEM. */
 SDC_API sdc_err sdc_endpointer_create(sdc_cache *source,
                                       const sdc_endpointer_desc *desc,
@@ -1239,7 +1239,8 @@ typedef struct sdc_balancer_desc {
     uint32_t    eject_max_percent;  /*                       (10)             */
     /* This process uses so many of each zone: those that its seed ranks first,
        so that a change of the list moves few (gRPC A68, random subsetting).
-       With one seed for all processes they would all use the same. */
+       With one seed for all processes they would all use the same, and keys
+       agree only where they do. */
     uint32_t    subset_size;        /*                       (all)            */
     /* Tries beyond the first that sdc_retry and sdc_attempt may make in all, as
        a share of their first ones, of which 100 can be saved up; 10 a second
@@ -1265,8 +1266,8 @@ SDC_API sdc_err sdc_balancer_create(sdc_endpointer *endpointer,
 SDC_API void sdc_balancer_destroy(sdc_balancer *balancer);
 
 /* Picks. Without hash_key a hashed one goes anywhere; the other policies ignore
-   it. Allocates nothing and waits for nobody. *out is zero after a failure.
-   Any thread.
+   it. Allocates nothing and waits for nobody, but for timers of an endpointer
+   that nobody steps. *out is zero after a failure. Any thread.
    Errors: SDC_ERR_EMPTY; that of the outage, after invalidation. */
 SDC_API sdc_err sdc_balancer_next(sdc_balancer *balancer, const char *hash_key,
                                   sdc_pick *out);
@@ -1280,7 +1281,8 @@ SDC_API void sdc_balancer_done(sdc_balancer *balancer, sdc_pick *pick,
 
 typedef struct sdc_retry_desc {
     uint32_t max_attempts;          /* the first one counts  (3)              */
-    uint32_t timeout_ms;            /* all of them together  (no limit)       */
+    uint32_t timeout_ms;            /* all of them together, from the first
+                                       sdc_attempt_next on   (no limit)       */
     uint32_t try_timeout_ms;        /* each of them          (no limit)       */
     /* The pause before the nth try is drawn from 0 to backoff_min_ms, doubled
        n - 2 times, at most backoff_max_ms (AWS Architecture Blog, "Exponential
@@ -1323,8 +1325,9 @@ typedef struct sdc_attempt {
 
 SDC_API void sdc_attempt_init(sdc_attempt *attempt, sdc_balancer *balancer,
                               const sdc_retry_desc *desc);
-/* SDC_OK: call attempt->pick, then sdc_attempt_done. SDC_AGAIN: come back after
-   pause_ms. Anything else: given up, as sdc_retry ends; after that, and after
+/* SDC_OK: call attempt->pick, within left_ms, which the program looks after,
+   then sdc_attempt_done. SDC_AGAIN: come back after pause_ms (earlier says so
+   again). Anything else: given up, as sdc_retry ends; after that, and after
    success, SDC_ERR_ARG. */
 SDC_API sdc_err sdc_attempt_next(sdc_attempt *attempt, sdc_error *error);
 /* SDC_OK: finished. Else sdc_attempt_next says how it goes on. */
@@ -1539,6 +1542,12 @@ static void sdci_lock(uint32_t *lock)
 static void sdci_unlock(uint32_t *lock)
 {
     __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+}
+
+/* Brings near what is read soon. */
+static SDCI_INLINE void sdci_prefetch(const void *p)
+{
+    __builtin_prefetch(p);
 }
 
 /* A byte that each thread has of its own: its place tells threads apart, and it holds how far this
@@ -2446,17 +2455,20 @@ static uint32_t sdci_random_below(sdci_random *random, uint32_t num)
     return sdci_scaled((uint32_t)(sdci_random_next(random) >> 32), num);
 }
 
+static uint64_t sdci_doubled(uint64_t min_ms, uint64_t max_ms, uint32_t times)
+{
+    for (; times > 0 && min_ms < max_ms; times--) {
+        min_ms *= 2;
+    }
+    return sdci_min(min_ms, max_ms);
+}
+
 /* The pause after the nth failure in a row (from 1): anywhere between min and min doubled n-1
    times, but never beyond max. The jitter is drawn after the cap, so that clients which have been
    failing together for long do not come back together. */
 static uint32_t sdci_backoff_ms(sdci_random *random, uint32_t min_ms, uint32_t max_ms, uint32_t nth)
 {
-    uint64_t span = min_ms;
-
-    for (uint32_t i = 1; i < nth && span < max_ms; i++) {
-        span *= 2;
-    }
-    span = sdci_min(span, max_ms);
+    uint64_t span = sdci_doubled(min_ms, max_ms, nth - 1);
     uint64_t least = sdci_min(min_ms, span);
     return (uint32_t)(least + sdci_random_upto(random, span - least));
 }
@@ -14298,8 +14310,9 @@ sdc_err sdc_instancer_wait(sdc_instancer *instancer, size_t min_instances, uint3
                 its endpoint; once changed it is another one of the same
      set        the upstreams of one moment, for everybody to read
 
-   Of the source it makes a list of upstreams, and of that the set of those that
-   are open. Both change in one place, sdci_endpointer_run, by one thread at a
+     source --mail--> event --> list, waiting ones too --> set, of those open
+
+   List and set change in one place, sdci_endpointer_run, by one thread at a
    time: whoever brings news, or finds that a timer is due, does the work there
    unless another thread is at it, which then does it once more.
 
@@ -14416,7 +14429,7 @@ static sdc_endpointer *sdci_endpointer_retain(sdc_endpointer *e)
     return e;
 }
 
-static void sdci_endpointer_release_hold(sdc_endpointer *e)
+static void sdci_endpointer_release(sdc_endpointer *e)
 {
     if (sdci_atomic_sub(&e->holds, 1) != 0) {
         return;
@@ -14444,7 +14457,7 @@ static void sdci_endpoint_release(sdci_endpoint *endpoint)
         e->desc.close(e->desc.user, endpoint->made);
     }
     sdci_free(sdci_endpointer_allocator(e), endpoint, sizeof *endpoint);
-    sdci_endpointer_release_hold(e);
+    sdci_endpointer_release(e);
 }
 
 static sdci_upstream *sdci_upstream_retain(sdci_upstream *upstream)
@@ -14459,7 +14472,7 @@ static void sdci_upstream_release(sdci_upstream *upstream)
         sdc_endpointer *e = sdci_endpointer_retain(upstream->endpoint->owner);
         sdci_endpoint_release(upstream->endpoint);
         sdci_free(sdci_endpointer_allocator(e), upstream, upstream->size);
-        sdci_endpointer_release_hold(e);
+        sdci_endpointer_release(e);
     }
 }
 
@@ -14648,19 +14661,18 @@ static bool sdci_endpointer_is_closing(const sdc_endpointer *e)
     return sdci_atomic_get(&e->is_closing) != 0;
 }
 
+/* A quarter of the pause is random, in steps, so that many which fail together do not make as many
+   new sets when they come back. */
 static void sdci_endpointer_open_failed(sdc_endpointer *e, const sdci_upstream *upstream,
                                         sdc_err err)
 {
     sdci_endpoint *endpoint = upstream->endpoint;
-    uint64_t span_ms = SDCI_OPEN_MIN_MS;
+    uint64_t span_ms = sdci_doubled(SDCI_OPEN_MIN_MS, SDCI_OPEN_MAX_MS, endpoint->num_failures);
+    uint64_t due_ms = sdc_client_now_ms(e->task.client) + span_ms -
+                      sdci_random_upto(&e->random, span_ms / 4);
 
-    for (uint32_t i = 0; i < endpoint->num_failures && span_ms < SDCI_OPEN_MAX_MS; i++) {
-        span_ms *= 2;
-    }
-    span_ms = sdci_min(span_ms, SDCI_OPEN_MAX_MS);
     endpoint->num_failures++;
-    endpoint->due_ms = sdc_client_now_ms(e->task.client) + span_ms -
-                       sdci_random_upto(&e->random, span_ms / 4);
+    endpoint->due_ms = due_ms - due_ms % (span_ms / 16);
     sdci_endpointer_log(e, SDC_LOG_WARN, upstream->instance.addr, "open_failed", sdc_err_str(err));
 }
 
@@ -14772,11 +14784,11 @@ static sdc_err sdci_endpointer_publish(sdc_endpointer *e)
 
 /* -- The machine -- */
 
-static void sdci_endpointer_enter(sdc_endpointer *e, sdci_endpointer_state state)
+/* `invalid_at_ms`: when this state ends by itself. */
+static void sdci_endpointer_enter(sdc_endpointer *e, sdci_endpointer_state state,
+                                  uint64_t invalid_at_ms)
 {
-    if (state != SDCI_ENDPOINTER_FAILS) {
-        e->invalid_at_ms = SDCI_FOREVER;
-    }
+    e->invalid_at_ms = invalid_at_ms;
     if (state == SDCI_ENDPOINTER_INVALID || state == SDCI_ENDPOINTER_CLOSED ||
         e->state == SDCI_ENDPOINTER_INVALID) {
         e->is_changed = true;   /* what an empty set means, if nothing else */
@@ -14803,8 +14815,8 @@ static void sdci_endpointer_hear_error(sdc_endpointer *e, const sdc_event *event
     if (e->state == SDCI_ENDPOINTER_FOLLOWS || e->outage_since_ms != event->failing_since_ms) {
         uint64_t since_ms = e->has_heard ? now_ms : sdci_min(event->failing_since_ms, now_ms);
         uint32_t after_ms = e->desc.invalidate_after_ms;
-        sdci_endpointer_enter(e, SDCI_ENDPOINTER_FAILS);
-        e->invalid_at_ms = sdci_after(since_ms, after_ms != 0 ? after_ms : SDC_NEVER);
+        sdci_endpointer_enter(e, SDCI_ENDPOINTER_FAILS,
+                              sdci_after(since_ms, after_ms != 0 ? after_ms : SDC_NEVER));
         e->outage = event->err;
         e->outage_since_ms = event->failing_since_ms;
     }
@@ -14823,7 +14835,7 @@ static void sdci_endpointer_hear(sdc_endpointer *e, uint64_t now_ms)
         return;
     }
     if (event->err == SDC_OK) {
-        sdci_endpointer_enter(e, SDCI_ENDPOINTER_FOLLOWS);
+        sdci_endpointer_enter(e, SDCI_ENDPOINTER_FOLLOWS, SDCI_FOREVER);
     } else if (event->err != SDC_AGAIN) {
         sdci_endpointer_hear_error(e, event, now_ms);
     }
@@ -14836,7 +14848,7 @@ static void sdci_endpointer_hear(sdc_endpointer *e, uint64_t now_ms)
 static void sdci_endpointer_invalidate(sdc_endpointer *e)
 {
     sdci_endpointer_log(e, SDC_LOG_WARN, "", "invalidated", sdc_err_str(e->outage));
-    sdci_endpointer_enter(e, SDCI_ENDPOINTER_INVALID);
+    sdci_endpointer_enter(e, SDCI_ENDPOINTER_INVALID, SDCI_FOREVER);
     sdci_endpointer_drop_list(e);
 }
 
@@ -14898,7 +14910,7 @@ static void sdci_endpointer_work(sdc_endpointer *e)
 
     sdci_endpointer_hear(e, now_ms);
     if (sdci_endpointer_is_closing(e) && e->state != SDCI_ENDPOINTER_CLOSED) {
-        sdci_endpointer_enter(e, SDCI_ENDPOINTER_CLOSED);
+        sdci_endpointer_enter(e, SDCI_ENDPOINTER_CLOSED, SDCI_FOREVER);
     }
     if (e->invalid_at_ms <= now_ms) {
         sdci_endpointer_invalidate(e);
@@ -14941,7 +14953,7 @@ static void sdci_endpointer_run(sdc_endpointer *e, bool is_step)
     if (is_nearer && !is_step && !sdci_endpointer_is_closing(e)) {
         sdc_wake(&e->task);
     }
-    sdci_endpointer_release_hold(e);
+    sdci_endpointer_release(e);
 }
 
 static uint64_t sdci_endpointer_due_ms(sdc_endpointer *e)
@@ -15029,7 +15041,7 @@ static uint64_t sdci_endpointer_deadline(const sdc_task *task)
     return sdci_endpointer_due_ms(e);
 }
 
-static void sdci_endpointer_release(sdc_task *task)
+static void sdci_endpointer_end(sdc_task *task)
 {
     sdc_endpointer *e = sdci_endpointer_of(task);
     sdc_cache *source = e->source;
@@ -15039,11 +15051,11 @@ static void sdci_endpointer_release(sdc_task *task)
     sdc_cache_unsubscribe(source, sdci_endpointer_on_event, e);
     sdci_cache_release(source);
     sdci_endpointer_run(e, true);
-    sdci_endpointer_release_hold(e);
+    sdci_endpointer_release(e);
 }
 
 static const sdci_task_ops sdci_endpointer_ops = {
-    sdci_endpointer_advance, sdci_endpointer_deadline, sdci_endpointer_release
+    sdci_endpointer_advance, sdci_endpointer_deadline, sdci_endpointer_end
 };
 
 /* -- Create, destroy, walk -- */
@@ -15124,12 +15136,12 @@ sdc_err sdc_endpointer_each(sdc_endpointer *endpointer, sdc_endpoint_fn fn, void
         err = fn(user, upstream->endpoint->made, &upstream->instance);
     }
     sdci_set_release(endpointer, set);
-    sdci_endpointer_release_hold(endpointer);
+    sdci_endpointer_release(endpointer);
     return err;
 }
 
 /* ---- balancer ------------------------------------------- [sdc:balancer] --
-   Which endpoint a call goes to. What takes thought is done when the list
+   Which endpoint a call goes to. What ignored thought is done when the list
    changes, in a plan: for each group of instances an array in which a pick is
    a position. Policies differ in how the array is filled and how it is drawn
    from:
@@ -15155,6 +15167,8 @@ sdc_err sdc_endpointer_each(sdc_endpointer *endpointer, sdc_endpoint_fn fn, void
 #define SDCI_PLAN_HOLDS  0x40000000u
 #define SDCI_ORDER_MAX   65536u     /* weights are scaled so that they sum up to no more */
 #define SDCI_TABLE       65537u     /* slots for keys; a prime, so that any skip leads to all */
+#define SDCI_BID_UNIT    ((uint32_t)1 << 28)
+#define SDCI_BID_PACE    ((uint64_t)1 << 32)
 #define SDCI_DRAWS       16u        /* that meet a mark, before the list is searched */
 #define SDCI_ROUTE_AWAY  65536u     /* all calls go to other zones; less is a share of them */
 #define SDCI_ROUTE_ALL   65537u
@@ -15172,16 +15186,17 @@ enum { SDCI_HOME = 0, SDCI_AWAY, SDCI_ALL, SDCI_GROUPS };
 /* What a balancer remembers of an endpoint, whichever instance stands for it. */
 typedef struct sdci_record {
     uint32_t num_failed;            /* atomic: picks in a row */
-    uint32_t marks;                 /* atomic; changed under the balancer's lock, as all below */
+    uint32_t marks;                 /* atomic; changed under the balancer's lock, as what follows */
     uint64_t young_until_ms;
     uint64_t until_ms;              /* when an ejection ends, or ended */
     struct sdci_record *next;       /* among those with marks, and what points to this one there */
     struct sdci_record **linked_by;
     const sdc_instance *instance;   /* of its seat in the newest plan */
-    uint32_t times;                 /* how long the newest ejection was */
+    uint32_t times;                 /* how long the newest ejection was, in eject_ms */
     bool is_listed, is_home;
     uint8_t groups;                 /* as its choice's in the plan */
-    uint32_t plan, place;           /* the newest that it is in; the planning thread's */
+    uint32_t seen_in, place;        /* the newest plan that has it, by number, and where; these two
+                                       are the planning thread's */
     uint32_t holds;                 /* of seats; atomic */
 } sdci_record;
 
@@ -15191,6 +15206,7 @@ typedef struct sdci_seat {
     sdci_record *record;            /* retained */
     uint32_t holds;                 /* atomic: SDCI_PLAN_HOLDS, and picks handed over */
     uint32_t place;                 /* in the newest plan; the planning thread's */
+    uint32_t since;                 /* the number of the first plan that it is in */
 } sdci_seat;
 
 /* All that a pick has to read of a seat. */
@@ -15213,6 +15229,7 @@ typedef struct sdci_order {
 
 typedef struct sdci_plan {
     sdci_choice *choices;           /* one for each upstream, in the order of addr */
+    uint32_t number;                /* of the plan; 0: the empty one */
     uint32_t num;
     uint32_t num_healthy;
     sdci_order orders[SDCI_GROUPS];
@@ -15221,7 +15238,7 @@ typedef struct sdci_plan {
     uint32_t *out;                  /* picks of each choice, in each shard; with the others */
     size_t stride;                  /* from one shard's to the next one's */
     size_t size;                    /* of the whole block, but for the orders */
-    bool borrows_orders;            /* from the plan before it, until it takes its place */
+    bool borrows_orders;            /* from the plan before it, until it ignored its place */
 } sdci_plan;
 
 /* What a picking thread works with. */
@@ -15233,6 +15250,7 @@ typedef struct sdci_shard {
     const sdci_choice *choices;
     sdci_load *loads;
     uint32_t *out;                  /* of the plan, this shard's */
+    uint64_t drawn;                 /* for the next plain pick, with least loaded */
     const sdci_plan *plan;
     sdc_err err;                    /* where the plan is empty */
 } sdci_shard;
@@ -15277,8 +15295,9 @@ struct sdc_balancer {
     uint32_t lock;                  /* of all below but the shards */
     sdci_tally tally;
     sdci_record *marked;            /* records with marks */
-    uint32_t due_ms;                /* atomic: the low bits of when the first of these ends */
+    uint32_t due_s;                 /* atomic: about when the first of these ends */
     uint32_t told_route;            /* what the log said last */
+    char service[64];               /* for the log */
     sdci_random random;
     sdci_budget budget;
     sdci_shard_line shards[SDCI_SHARDS];
@@ -15500,12 +15519,12 @@ static bool sdci_smooth(const sdc_allocator *allocator, const uint32_t *weights,
 /* -- Orders: a table for keys -- */
 
 /* Rendezvous hashing (Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates"),
-   worked out for slots instead of keys. An upstream bids for one slot after the other, in an order
-   that follows from its addr alone, and a slot is its who bids first: so when one comes or goes
-   only slots of its own change hands. */
+   worked out for slots instead of keys. An upstream bids for all slots, one after the other, in an
+   order that follows from its addr and at the pace of its weight; a slot goes to the first bid. No
+   bid depends on other upstreams, so when one comes or goes only its own slots change hands. */
 typedef struct sdci_bidder {
     uint64_t pace;                  /* 1 / weight */
-    uint64_t delay;                 /* less than one bid takes */
+    uint64_t delay;                 /* less than one bid ignored */
     uint32_t num_bids;
     uint32_t slot, skip;            /* of the next bid, and on to the one after it */
 } sdci_bidder;
@@ -15518,16 +15537,17 @@ typedef struct sdci_auction {
     size_t num_free;
 } sdci_auction;
 
-/* Where n of all slots have been bid for the next bid comes after the n+1st part of the rest. The
-   time until a given slot is reached is then exponential, and a share of slots is one of weight. */
-static void sdci_auction_begin(sdci_auction *auction)
+/* When the nth bid of weight 1 comes, in units of 2^-28. The gaps are 1 / (slots left), so the time
+   until a given slot is reached is exponential, and of several such times the first falls to each
+   by its weight. The last is 11.7: it fits 32 bits, and with a pace of at most 2^32 it fits 64. */
+static void sdci_auction_init(sdci_auction *auction)
 {
     uint32_t time = 0;
 
     for (uint32_t i = 0; i < SDCI_TABLE; i++) {
         auction->times[i] = time;
         auction->won_at[i] = UINT64_MAX;
-        time += ((uint32_t)1 << 28) / (SDCI_TABLE - i);
+        time += SDCI_BID_UNIT / (SDCI_TABLE - i);
     }
     auction->num_free = SDCI_TABLE;
 }
@@ -15537,8 +15557,8 @@ static void sdci_bidder_init(sdci_bidder *bidder, const char *addr, uint32_t wei
     sdci_random random;
 
     random.state = sdci_hash(addr, strlen(addr), seed);
-    bidder->pace = ((uint64_t)1 << 32) / weight;
-    bidder->delay = sdci_random_upto(&random, ((1u << 28) / SDCI_TABLE - 1) * bidder->pace);
+    bidder->pace = SDCI_BID_PACE / weight;
+    bidder->delay = sdci_random_upto(&random, (SDCI_BID_UNIT / SDCI_TABLE - 1) * bidder->pace);
     bidder->num_bids = 0;
     bidder->slot = sdci_random_below(&random, SDCI_TABLE);
     bidder->skip = sdci_random_below(&random, SDCI_TABLE - 1) + 1;
@@ -15569,9 +15589,9 @@ static void sdci_auction_bid(sdci_auction *auction, sdci_bidder *bidder, uint32_
 static void sdci_auction_run(sdci_auction *auction, sdci_bidder *bidders, size_t num,
                              uint64_t sum_of_weights)
 {
-    uint64_t span = sdci_max(((uint64_t)1 << 57) / sum_of_weights, 1);
+    uint64_t span = sdci_max(SDCI_BID_UNIT * SDCI_BID_PACE / 8 / sum_of_weights, 1);
 
-    sdci_auction_begin(auction);
+    sdci_auction_init(auction);
     for (uint64_t until = span; auction->num_free > 0; until += span) {
         for (size_t i = 0; i < num; i++) {
             sdci_auction_bid(auction, &bidders[i], (uint32_t)i, until);
@@ -15582,7 +15602,7 @@ static void sdci_auction_run(sdci_auction *auction, sdci_bidder *bidders, size_t
 /* -- Plans -- */
 
 /* The upstreams of one group while its order is made, and room to make it in. */
-typedef struct sdci_ranks {
+typedef struct sdci_draft {
     const sdc_balancer *balancer;
     const sdci_plan *plan;
     uint32_t *places;               /* of the choices, rising */
@@ -15590,7 +15610,7 @@ typedef struct sdci_ranks {
     uint32_t *grouped;
     size_t num;
     size_t size;                    /* of the three, one piece of memory */
-} sdci_ranks;
+} sdci_draft;
 
 static const sdci_upstream *sdci_plan_upstream(const sdci_plan *plan, size_t i)
 {
@@ -15612,36 +15632,36 @@ static bool sdci_order_alloc(const sdc_allocator *allocator, sdci_order *order, 
 }
 
 /* Each place is itself where that is possible, which saves picks a look. */
-static bool sdci_order_even(sdci_ranks *ranks, sdci_order *order)
+static bool sdci_order_even(sdci_draft *draft, sdci_order *order)
 {
-    if (ranks->num == ranks->plan->num) {
-        order->num = ranks->num;
+    if (draft->num == draft->plan->num) {
+        order->num = draft->num;
         return true;
     }
-    bool is_done = sdci_order_alloc(sdci_balancer_allocator(ranks->balancer), order, ranks->num);
+    bool is_done = sdci_order_alloc(sdci_balancer_allocator(draft->balancer), order, draft->num);
     for (size_t i = 0; i < order->num; i++) {
         order->at[i] = (uint32_t)i;
     }
     return is_done;
 }
 
-static bool sdci_order_weighted(sdci_ranks *ranks, sdci_order *order)
+static bool sdci_order_weighted(sdci_draft *draft, sdci_order *order)
 {
-    const sdc_allocator *allocator = sdci_balancer_allocator(ranks->balancer);
-    size_t sum = sdci_reduce_weights(ranks->weights, ranks->num);
+    const sdc_allocator *allocator = sdci_balancer_allocator(draft->balancer);
+    size_t sum = sdci_reduce_weights(draft->weights, draft->num);
 
-    if (sum == ranks->num) {
-        return sdci_order_even(ranks, order);
+    if (sum == draft->num) {
+        return sdci_order_even(draft, order);
     }
     return sdci_order_alloc(allocator, order, sum) &&
-           sdci_smooth(allocator, ranks->weights, ranks->grouped, ranks->num, order->at, sum);
+           sdci_smooth(allocator, draft->weights, draft->grouped, draft->num, order->at, sum);
 }
 
-static bool sdci_order_hashed(sdci_ranks *ranks, sdci_order *order)
+static bool sdci_order_hashed(sdci_draft *draft, sdci_order *order)
 {
-    const sdc_allocator *allocator = sdci_balancer_allocator(ranks->balancer);
+    const sdc_allocator *allocator = sdci_balancer_allocator(draft->balancer);
     sdci_auction auction;
-    size_t times_at = ranks->num * sizeof(sdci_bidder) + SDCI_TABLE * sizeof auction.won_at[0];
+    size_t times_at = draft->num * sizeof(sdci_bidder) + SDCI_TABLE * sizeof auction.won_at[0];
     size_t size = times_at + SDCI_TABLE * sizeof auction.times[0];
     char *room = (char *)sdci_resize(allocator, NULL, 0, size);
     bool is_done = room != NULL && sdci_order_alloc(allocator, order, SDCI_TABLE);
@@ -15649,61 +15669,62 @@ static bool sdci_order_hashed(sdci_ranks *ranks, sdci_order *order)
 
     if (is_done) {
         sdci_bidder *bidders = (sdci_bidder *)(void *)room;
-        for (size_t i = 0; i < ranks->num; i++) {
-            const char *addr = sdci_plan_upstream(ranks->plan, ranks->places[i])->instance.addr;
-            sdci_bidder_init(&bidders[i], addr, ranks->weights[i], ranks->balancer->desc.seed);
-            sum += ranks->weights[i];
+        for (size_t i = 0; i < draft->num; i++) {
+            const char *addr = sdci_plan_upstream(draft->plan, draft->places[i])->instance.addr;
+            sdci_bidder_init(&bidders[i], addr, draft->weights[i], draft->balancer->desc.seed);
+            sum += draft->weights[i];
         }
         auction.table = order->at;
-        auction.won_at = (uint64_t *)(void *)(bidders + ranks->num);
+        auction.won_at = (uint64_t *)(void *)(bidders + draft->num);
         auction.times = (uint32_t *)(void *)(room + times_at);
-        sdci_auction_run(&auction, bidders, ranks->num, sum);
+        sdci_auction_run(&auction, bidders, draft->num, sum);
     }
     sdci_free(allocator, room, size);
     return is_done;
 }
 
-/* Fills an order with the upstreams of a group, by number; the number becomes a place at last. */
-static bool sdci_order_fill(sdci_ranks *ranks, sdci_order *order)
+/* Fills an order with the upstreams of a draft: first by their number in that, then by their places
+   in the plan. */
+static bool sdci_order_fill(sdci_draft *draft, sdci_order *order)
 {
     bool is_done = true;
 
-    switch (ranks->balancer->desc.policy) {
+    switch (draft->balancer->desc.policy) {
     case SDC_POLICY_WEIGHTED:
-    case SDC_POLICY_LEAST_LOADED: is_done = sdci_order_weighted(ranks, order); break;
-    case SDC_POLICY_HASHED:       is_done = sdci_order_hashed(ranks, order);   break;
+    case SDC_POLICY_LEAST_LOADED: is_done = sdci_order_weighted(draft, order); break;
+    case SDC_POLICY_HASHED:       is_done = sdci_order_hashed(draft, order);   break;
     case SDC_POLICY_ROUND_ROBIN:
-    case SDC_POLICY_RANDOM:       is_done = sdci_order_even(ranks, order);     break;
+    case SDC_POLICY_RANDOM:       is_done = sdci_order_even(draft, order);     break;
     }
     for (size_t i = 0; i < order->num && order->at != NULL && is_done; i++) {
-        order->at[i] = ranks->places[order->at[i]];
+        order->at[i] = draft->places[order->at[i]];
     }
     return is_done;
 }
 
 static bool sdci_plan_order(const sdc_balancer *b, sdci_plan *plan, unsigned group)
 {
-    sdci_ranks ranks;
+    sdci_draft draft;
 
-    memset(&ranks, 0, sizeof ranks);
-    ranks.balancer = b;
-    ranks.plan = plan;
-    ranks.size = 3 * plan->num * sizeof *ranks.places;
-    ranks.places = (uint32_t *)sdci_resize(sdci_balancer_allocator(b), NULL, 0, ranks.size);
-    if (ranks.places == NULL) {
+    memset(&draft, 0, sizeof draft);
+    draft.balancer = b;
+    draft.plan = plan;
+    draft.size = 3 * plan->num * sizeof *draft.places;
+    draft.places = (uint32_t *)sdci_resize(sdci_balancer_allocator(b), NULL, 0, draft.size);
+    if (draft.places == NULL) {
         return false;
     }
-    ranks.weights = ranks.places + plan->num;
-    ranks.grouped = ranks.weights + plan->num;
+    draft.weights = draft.places + plan->num;
+    draft.grouped = draft.weights + plan->num;
     for (uint32_t i = 0; i < plan->num; i++) {
         if ((plan->groups[i] & SDCI_IN(group)) != 0) {
-            ranks.places[ranks.num] = i;
-            ranks.weights[ranks.num] = (uint32_t)sdci_max(sdci_plan_upstream(plan, i)->weight, 1);
-            ranks.num++;
+            draft.places[draft.num] = i;
+            draft.weights[draft.num] = (uint32_t)sdci_max(sdci_plan_upstream(plan, i)->weight, 1);
+            draft.num++;
         }
     }
-    bool is_done = ranks.num == 0 || sdci_order_fill(&ranks, &plan->orders[group]);
-    sdci_free(sdci_balancer_allocator(b), ranks.places, ranks.size);
+    bool is_done = draft.num == 0 || sdci_order_fill(&draft, &plan->orders[group]);
+    sdci_free(sdci_balancer_allocator(b), draft.places, draft.size);
     return is_done;
 }
 
@@ -15871,6 +15892,7 @@ static bool sdci_plan_seats(sdc_balancer *b, sdci_plan *plan, const sdci_set *se
         if (seat == NULL) {
             return false;
         }
+        SDC_ASSERT(upstream->endpoint->is_open);
         sdci_choice *choice = &plan->choices[plan->num++];
         choice->seat = seat;
         choice->endpoint = upstream->endpoint->made;
@@ -15949,6 +15971,12 @@ static bool sdci_record_is(const sdci_record *record, uint32_t mark)
     return (sdci_atomic_peek(&record->marks) & mark) != 0;
 }
 
+/* Seconds of 1024 ms, so that a time fits an atomic number; those never come down again. */
+static uint32_t sdci_about_s(uint64_t time_ms)
+{
+    return (uint32_t)sdci_min(time_ms >> 10, UINT32_MAX);
+}
+
 /* When the first of its marks ends. */
 static uint64_t sdci_record_due_ms(const sdci_record *record)
 {
@@ -15982,8 +16010,8 @@ static void sdci_record_mark(sdc_balancer *b, sdci_record *record, uint32_t mark
         sdci_record_link(b, record, after != 0);
     }
     uint64_t due_ms = sdci_record_due_ms(record);
-    if (on && (int32_t)((uint32_t)due_ms - sdci_atomic_peek(&b->due_ms)) < 0) {
-        sdci_atomic_poke(&b->due_ms, (uint32_t)due_ms);
+    if (on && sdci_about_s(due_ms) < sdci_atomic_peek(&b->due_s)) {
+        sdci_atomic_poke(&b->due_s, sdci_about_s(due_ms));
     }
 }
 
@@ -16033,23 +16061,26 @@ static const char *sdci_route_str(uint32_t route)
 /* Says where picks go, if they went elsewhere when it said so last. */
 static void sdci_balancer_log_route(sdc_balancer *b)
 {
-    sdc_kv fields[3];
+    sdc_kv fields[4];
+    char service[sizeof b->service];
     char usable[32];
 
     sdci_lock(&b->lock);
-    const char *before = sdci_route_str(b->told_route);
+    sdci_tally tally = b->tally;
     const char *route = sdci_route_str(sdci_atomic_peek(&b->route));
-    bool is_news = route != before && b->tally.listed > 0;
+    bool is_news = tally.listed > 0 && route != sdci_route_str(b->told_route);
     b->told_route = is_news ? sdci_atomic_peek(&b->route) : b->told_route;
-    (void)snprintf(usable, sizeof usable, "%lu/%lu", (unsigned long)b->tally.usable,
-                   (unsigned long)b->tally.listed);
+    memcpy(service, b->service, sizeof service);
     sdci_unlock(&b->lock);
     if (is_news) {
+        (void)snprintf(usable, sizeof usable, "%lu/%lu", (unsigned long)tally.usable,
+                       (unsigned long)tally.listed);
         fields[0] = sdci_kv("event", "balancer");
-        fields[1] = sdci_kv("route", route);
-        fields[2] = sdci_kv("usable", usable);
+        fields[1] = sdci_kv("service", service);
+        fields[2] = sdci_kv("route", route);
+        fields[3] = sdci_kv("usable", usable);
         sdci_log(sdci_balancer_client(b), strcmp(route, "home") == 0 ? SDC_LOG_INFO : SDC_LOG_WARN,
-                 fields, 3);
+                 fields, 4);
     }
 }
 
@@ -16083,7 +16114,7 @@ static bool sdci_balancer_may_eject(const sdc_balancer *b, uint32_t num)
 static sdci_record *sdci_balancer_sweep(sdc_balancer *b, uint64_t now_ms)
 {
     bool is_too_many = b->tally.ejected > 0 && !sdci_balancer_may_eject(b, b->tally.ejected);
-    uint64_t due_ms = now_ms + INT32_MAX;
+    uint64_t due_ms = SDCI_FOREVER;
     sdci_record *next;
 
     for (sdci_record *record = b->marked; record != NULL; record = next) {
@@ -16096,7 +16127,7 @@ static sdci_record *sdci_balancer_sweep(sdc_balancer *b, uint64_t now_ms)
         }
         due_ms = sdci_min(due_ms, sdci_record_due_ms(record));
     }
-    sdci_atomic_poke(&b->due_ms, (uint32_t)due_ms);
+    sdci_atomic_poke(&b->due_s, sdci_about_s(due_ms));
     return NULL;
 }
 
@@ -16124,11 +16155,10 @@ static void sdci_balancer_end_marks(sdc_balancer *b, uint64_t now_ms)
     sdci_balancer_log_route(b);
 }
 
-/* Takes no lock before a mark may be over. That is compared by its low bits: what is further off
-   than they reach is only looked at too early. */
+/* Takes no lock before a mark may be over. */
 static void sdci_balancer_look(sdc_balancer *b, uint64_t now_ms)
 {
-    if ((int32_t)((uint32_t)now_ms - sdci_atomic_peek(&b->due_ms)) >= 0) {
+    if (sdci_about_s(now_ms) >= sdci_atomic_peek(&b->due_s)) {
         sdci_balancer_end_marks(b, now_ms);
     }
 }
@@ -16141,13 +16171,14 @@ static void sdci_balancer_note(sdc_balancer *b, const sdci_plan *plan, uint32_t 
 {
     sdci_record *record = plan->choices[i].seat->record;
     const sdci_upstream *upstream = sdci_plan_upstream(plan, i);
-    bool is_new = record->plan == 0;
+    bool is_new = record->seen_in == 0;
 
-    record->plan = b->num_plans;
+    record->seen_in = b->num_plans;
     record->place = i;
     sdci_lock(&b->lock);
     sdci_tally_count(&b->tally, record, false);
     record->is_listed = true;
+    (void)snprintf(b->service, sizeof b->service, "%s", upstream->instance.service);
     record->instance = &upstream->instance;
     record->is_home = sdci_balancer_is_home(b, &upstream->instance);
     record->groups = plan->groups[i];
@@ -16276,12 +16307,15 @@ static void sdci_balancer_adopt(sdc_balancer *b, sdci_plan *plan, sdc_err err)
     uint64_t now_ms = sdc_client_now_ms(sdci_balancer_client(b));
 
     b->num_plans++;
+    plan->number = plan->num > 0 ? b->num_plans : 0;
     for (uint32_t i = 0; i < plan->num; i++) {
-        plan->choices[i].seat->place = i;
+        sdci_seat *seat = plan->choices[i].seat;
+        seat->place = i;
+        seat->since = seat->since != 0 ? seat->since : plan->number;
         sdci_balancer_note(b, plan, i, now_ms, old->num > 0);
     }
     for (uint32_t i = 0; i < old->num; i++) {
-        if (old->choices[i].seat->record->plan != b->num_plans) {
+        if (old->choices[i].seat->record->seen_in != b->num_plans) {
             sdci_balancer_forget(b, old->choices[i].seat->record);
         }
     }
@@ -16327,7 +16361,11 @@ static sdc_err sdci_balancer_follow(sdci_follower *follower)
     return err;
 }
 
-/* -- Picking -- */
+/* -- Picking --
+
+   sdc_balancer_next goes the plain way where it can: a shard, a draw, done. Else it makes a wish,
+   for which a group is chosen and drawn from until a draw is accepted; where only such are met that
+   are not, all are searched. Retries begin with the wish. */
 
 /* What one pick asks for. */
 typedef struct sdci_wish {
@@ -16375,6 +16413,7 @@ static void sdci_shard_start(sdc_balancer *b, sdci_shard *shard)
     for (unsigned group = 0; group < SDCI_GROUPS; group++) {
         shard->positions[group] = (uint32_t)sdci_random_next(&shard->random);
     }
+    shard->drawn = sdci_random_next(&shard->random);
 }
 
 static SDCI_INLINE uint32_t sdci_draw_next(sdci_shard *shard, unsigned group, uint32_t num)
@@ -16392,31 +16431,66 @@ static SDCI_INLINE uint32_t sdci_order_place(const sdci_order *order, uint32_t a
 }
 
 /* The better of two, which are drawn by weight: fewer calls in flight for its weight. */
-static SDCI_INLINE uint32_t sdci_draw_better(const sdci_load *loads, const sdci_order *order,
+static SDCI_INLINE uint32_t sdci_draw_better(const sdci_shard *shard, const sdci_order *order,
                                              uint64_t bits)
 {
+    const sdci_load *loads = shard->loads;
     uint32_t num = (uint32_t)order->num;
     uint32_t a = sdci_order_place(order, sdci_scaled((uint32_t)(bits >> 32), num));
     uint32_t b = sdci_order_place(order, sdci_scaled((uint32_t)bits, num));
+
+    sdci_prefetch(&shard->choices[a]);
     uint64_t load_a = (uint64_t)sdci_atomic_peek(&loads[a].in_flight) * loads[b].weight;
     uint64_t load_b = (uint64_t)sdci_atomic_peek(&loads[b].in_flight) * loads[a].weight;
 
     return load_a <= load_b ? a : b;
 }
 
-/* The place of a choice. */
-static SDCI_INLINE uint32_t sdci_draw(sdc_policy policy, sdci_shard *shard, unsigned group,
-                                      const sdci_order *order, sdci_random *random)
+static SDCI_INLINE uint32_t sdci_draw_any(const sdci_order *order, sdci_random *random)
 {
-    uint32_t num = (uint32_t)order->num;
+    return sdci_order_place(order, sdci_random_below(random, (uint32_t)order->num));
+}
 
-    if (policy == SDC_POLICY_ROUND_ROBIN || policy == SDC_POLICY_WEIGHTED) {
-        return sdci_order_place(order, sdci_draw_next(shard, group, num));
+static bool sdci_policy_has_turns(sdc_policy policy)
+{
+    return policy == SDC_POLICY_ROUND_ROBIN || policy == SDC_POLICY_WEIGHTED;
+}
+
+/* The place of a choice. */
+static uint32_t sdci_draw(sdc_policy policy, sdci_shard *shard, unsigned group,
+                          sdci_random *random)
+{
+    const sdci_order *order = &shard->plan->orders[group];
+
+    if (sdci_policy_has_turns(policy)) {
+        return sdci_order_place(order, sdci_draw_next(shard, group, (uint32_t)order->num));
     }
-    uint64_t bits = sdci_random_next(random);
     return policy == SDC_POLICY_LEAST_LOADED
-               ? sdci_draw_better(shard->loads, order, bits)
-               : sdci_order_place(order, sdci_scaled((uint32_t)(bits >> 32), num));
+               ? sdci_draw_better(shard, order, sdci_random_next(random))
+               : sdci_draw_any(order, random);
+}
+
+/* The same at home, for plain picks. Least loaded reads the order at any two places: they are drawn
+   one pick ahead, so that what is there is near by then. */
+static SDCI_INLINE uint32_t sdci_draw_plain(sdc_policy policy, sdci_shard *shard,
+                                            sdci_random *random)
+{
+    const sdci_order *home = &shard->home;
+    uint32_t num = (uint32_t)home->num;
+
+    if (sdci_policy_has_turns(policy)) {
+        return sdci_order_place(home, sdci_draw_next(shard, SDCI_HOME, num));
+    }
+    if (policy != SDC_POLICY_LEAST_LOADED) {
+        return sdci_draw_any(home, random);
+    }
+    uint64_t bits = shard->drawn;
+    shard->drawn = sdci_random_next(random);
+    if (home->at != NULL) {
+        sdci_prefetch(&home->at[sdci_scaled((uint32_t)(shard->drawn >> 32), num)]);
+        sdci_prefetch(&home->at[sdci_scaled((uint32_t)shard->drawn, num)]);
+    }
+    return sdci_draw_better(shard, home, bits);
 }
 
 /* 16 bits that say whether a pick goes away. A key's are not one of the numbers that lead to its
@@ -16457,12 +16531,12 @@ static bool sdci_record_is_up(const sdc_balancer *b, const sdci_record *record,
     return sdci_random_below(wish->random, span_ms) < sdci_max(age_ms, span_ms / 10);
 }
 
-/* `takes`: marks that do not matter. */
+/* `ignored`: marks that do not matter. */
 static bool sdci_balancer_accepts(sdc_balancer *b, const sdci_choice *choice,
-                                  const sdci_wish *wish, uint32_t takes)
+                                  const sdci_wish *wish, uint32_t ignored)
 {
     sdci_record *record = choice->seat->record;
-    uint32_t marks = sdci_atomic_peek(&record->marks) & ~takes;
+    uint32_t marks = sdci_atomic_peek(&record->marks) & ~ignored;
 
     for (size_t i = 0; i < wish->num_tried; i++) {
         if (wish->tried[i] == choice->seat->upstream->endpoint->serial) {
@@ -16480,14 +16554,14 @@ static bool sdci_balancer_accepts(sdc_balancer *b, const sdci_choice *choice,
 
 /* Along the whole plan, from anywhere: one of these groups that is accepted; else `otherwise`. */
 static uint32_t sdci_balancer_search(sdc_balancer *b, const sdci_plan *plan, const sdci_wish *wish,
-                                     unsigned groups, uint32_t takes, uint32_t otherwise)
+                                     unsigned groups, uint32_t ignored, uint32_t otherwise)
 {
     uint32_t from = sdci_random_below(wish->random, plan->num);
 
     for (uint32_t i = 0; i < plan->num; i++) {
         uint32_t at = (from + i) % plan->num;
         if ((plan->groups[at] & groups) != 0 &&
-            sdci_balancer_accepts(b, &plan->choices[at], wish, takes)) {
+            sdci_balancer_accepts(b, &plan->choices[at], wish, ignored)) {
             return at;
         }
     }
@@ -16517,12 +16591,12 @@ static uint32_t sdci_balancer_choose(sdc_balancer *b, sdci_shard *shard,
 {
     const sdci_plan *plan = shard->plan;
     unsigned group = sdci_balancer_group(b, plan, wish);
-    uint32_t takes = group == SDCI_ALL ? SDCI_EJECTED : 0;
+    uint32_t ignored = group == SDCI_ALL ? SDCI_EJECTED : 0;
     uint32_t at = 0;
 
     for (unsigned i = 0; i < SDCI_DRAWS; i++) {
-        at = sdci_draw(b->desc.policy, shard, group, &plan->orders[group], wish->random);
-        if (sdci_balancer_accepts(b, &plan->choices[at], wish, takes)) {
+        at = sdci_draw(b->desc.policy, shard, group, wish->random);
+        if (sdci_balancer_accepts(b, &plan->choices[at], wish, ignored)) {
             return at;
         }
     }
@@ -16540,12 +16614,11 @@ static SDCI_INLINE void sdci_shard_count(sdci_shard *shard, sdc_policy policy, s
     }
 }
 
-/* Ends a pick: whom it goes to is counted in the shard, which is left. */
+/* The last part of a pick: whom it goes to is counted in the shard, which is left. */
 static SDCI_INLINE void sdci_shard_pick(sdci_shard *shard, sdc_policy policy, uint32_t at,
                                         sdc_pick *out)
 {
     const sdci_choice *choice = &shard->choices[at];
-
     sdci_shard_count(shard, policy, at, 1);
     out->endpoint = choice->endpoint;
     out->instance = choice->instance;
@@ -16555,7 +16628,7 @@ static SDCI_INLINE void sdci_shard_pick(sdci_shard *shard, sdc_policy policy, ui
 }
 
 /* Any pick. */
-static SDCI_NOINLINE sdc_err sdci_balancer_take(sdc_balancer *b, sdci_wish *wish, sdc_pick *out)
+static SDCI_NOINLINE sdc_err sdci_balancer_pick_for(sdc_balancer *b, sdci_wish *wish, sdc_pick *out)
 {
     sdci_endpointer_look(b->endpointer);
     if (sdci_atomic_peek(&b->num_marked) != 0) {
@@ -16600,13 +16673,13 @@ static void sdci_wish_init(sdci_wish *wish, const sdc_balancer *b, const char *h
     }
 }
 
-static SDCI_NOINLINE sdc_err sdci_balancer_next(sdc_balancer *b, const char *hash_key,
-                                               sdc_pick *out)
+static SDCI_NOINLINE sdc_err sdci_balancer_pick_any(sdc_balancer *b, const char *hash_key,
+                                                   sdc_pick *out)
 {
     sdci_wish wish;
 
     sdci_wish_init(&wish, b, hash_key);
-    return sdci_balancer_take(b, &wish, out);
+    return sdci_balancer_pick_for(b, &wish, out);
 }
 
 /* What most picks are: from the healthy ones at home, no marks, no timers. */
@@ -16617,20 +16690,19 @@ static SDCI_INLINE bool sdci_balancer_is_plain(const sdc_balancer *b, const sdci
            sdci_atomic_peek(&b->endpointer->is_awaited) == 0;
 }
 
-/* A pick by the plain way if there is one, which does as sdci_balancer_take would. `key`: its
+/* A pick by the plain way if there is one, which does as sdci_balancer_pick_for would. `key`: its
    numbers, or NULL. */
-static SDCI_INLINE sdc_err sdci_balancer_pick(sdc_balancer *b, const char *hash_key,
-                                              sdci_random *key, sdc_pick *out)
+static SDCI_INLINE sdc_err sdci_balancer_pick_plain(sdc_balancer *b, const char *hash_key,
+                                                    sdci_random *key, sdc_pick *out)
 {
     sdci_shard *shard = sdci_balancer_shard(b);
     sdc_policy policy = b->desc.policy;
 
     if (!sdci_balancer_is_plain(b, shard)) {
         sdci_unlock(&shard->lock);
-        return sdci_balancer_next(b, hash_key, out);
+        return sdci_balancer_pick_any(b, hash_key, out);
     }
-    uint32_t at = sdci_draw(policy, shard, SDCI_HOME, &shard->home,
-                            key != NULL ? key : &shard->random);
+    uint32_t at = sdci_draw_plain(policy, shard, key != NULL ? key : &shard->random);
     sdci_shard_pick(shard, policy, at, out);
     return SDC_OK;
 }
@@ -16640,14 +16712,14 @@ static SDCI_NOINLINE sdc_err sdci_balancer_pick_by_key(sdc_balancer *b, const ch
 {
     sdci_random key = sdci_key_random(b, hash_key);
 
-    return sdci_balancer_pick(b, hash_key, &key, out);
+    return sdci_balancer_pick_plain(b, hash_key, &key, out);
 }
 
 sdc_err sdc_balancer_next(sdc_balancer *balancer, const char *hash_key, sdc_pick *out)
 {
     return sdci_balancer_has_key(balancer, hash_key)
                ? sdci_balancer_pick_by_key(balancer, hash_key, out)
-               : sdci_balancer_pick(balancer, hash_key, NULL, out);
+               : sdci_balancer_pick_plain(balancer, hash_key, NULL, out);
 }
 
 /* -- Outcomes -- */
@@ -16703,17 +16775,31 @@ static SDCI_NOINLINE void sdci_balancer_judge(sdc_balancer *b, const sdci_seat *
     }
 }
 
-/* The end of a pick that the plan knows nothing of, since it is newer. What it counts as in flight
-   for the endpoint is one less, though not for the seat that is there now. */
+/* With least loaded: one call less in flight, for a pick that its plan does not count any more, or
+   another plan does. It goes to the plan of any shard that is not older than the seat; there is
+   one, since the seat was picked in it. */
+static void sdci_balancer_uncount(sdc_balancer *b, const sdci_seat *seat)
+{
+    bool is_counted = false;
+
+    for (unsigned i = 0; i < SDCI_SHARDS && !is_counted; i++) {
+        sdci_shard *shard = &b->shards[i].shard;
+        sdci_lock(&shard->lock);
+        is_counted = shard->plan->number >= seat->since;
+        if (is_counted) {
+            uint32_t place = sdci_plan_find(shard->plan, seat->upstream->instance.addr);
+            sdci_balancer_carry(shard->plan, seat->record, place, UINT32_MAX);
+        }
+        sdci_unlock(&shard->lock);
+    }
+}
+
+/* The end of a pick that the plan in this shard does not count. */
 static SDCI_NOINLINE void sdci_balancer_let_go(sdc_balancer *b, sdci_seat *seat)
 {
-    sdci_shard *shard = sdci_balancer_shard(b);
-
     if (b->desc.policy == SDC_POLICY_LEAST_LOADED) {
-        uint32_t place = sdci_plan_find(shard->plan, seat->upstream->instance.addr);
-        sdci_balancer_carry(shard->plan, seat->record, place, UINT32_MAX);
+        sdci_balancer_uncount(b, seat);
     }
-    sdci_unlock(&shard->lock);
     sdci_seat_release(b, seat, 1);
 }
 
@@ -16826,7 +16912,7 @@ static void sdci_balancer_release(sdci_follower *follower)
     sdci_free_text(allocator, b->zone);
     sdci_free_text(allocator, b->zone_meta);
     sdci_free(allocator, b, sizeof *b);
-    sdci_endpointer_release_hold(e);
+    sdci_endpointer_release(e);
 }
 
 static sdc_balancer *sdci_balancer_new(sdc_endpointer *e, const sdc_balancer_desc *desc)
@@ -17071,7 +17157,8 @@ static void sdci_attempt_name(sdci_attempt *a, const sdc_pick *pick, sdc_err out
         a->named[i - 1] = a->named[i - 2];
     }
     a->named[0].err = outcome;
-    (void)snprintf(a->named[0].addr, sizeof a->named[0].addr, "%s", pick->instance->addr);
+    (void)snprintf(a->named[0].addr, sizeof a->named[0].addr, "%s",
+                   pick->instance != NULL ? pick->instance->addr : "?");
 }
 
 /* Why there is nothing to pick from. */
@@ -17106,7 +17193,7 @@ static sdc_err sdci_attempt_begin(sdc_attempt *attempt, sdci_attempt *a, sdc_err
     sdci_wish_init(&wish, attempt->balancer, desc->hash_key);
     wish.tried = a->tried;
     wish.num_tried = sdci_attempt_num_tried(a);
-    sdc_err err = sdci_balancer_take(attempt->balancer, &wish, &attempt->pick);
+    sdc_err err = sdci_balancer_pick_for(attempt->balancer, &wish, &attempt->pick);
     if (err != SDC_OK) {
         return sdci_attempt_end(attempt, a, err, sdci_attempt_nothing(err, why), error);
     }
@@ -17125,12 +17212,10 @@ static uint64_t sdci_attempt_pause_ms(const sdc_attempt *attempt)
     sdc_balancer *b = attempt->balancer;
     uint64_t min_ms = sdci_or(attempt->desc->backoff_min_ms, 10);
     uint64_t max_ms = sdci_max(sdci_or(attempt->desc->backoff_max_ms, 1000), min_ms);
+    uint64_t span_ms = sdci_doubled(min_ms, max_ms, attempt->number - 1);
 
-    for (uint32_t i = 1; i < attempt->number && min_ms < max_ms; i++) {
-        min_ms *= 2;
-    }
     sdci_lock(&b->lock);
-    uint64_t pause_ms = sdci_random_upto(&b->random, sdci_min(min_ms, max_ms));
+    uint64_t pause_ms = sdci_random_upto(&b->random, span_ms);
     sdci_unlock(&b->lock);
     return pause_ms;
 }
@@ -17254,9 +17339,10 @@ sdc_err sdc_retry(sdc_balancer *balancer, const sdc_retry_desc *desc, sdc_error 
     return err;
 }
 
-
 #undef SDCI_AGENTS_MAX
 #undef SDCI_BEHIND_MS
+#undef SDCI_BID_PACE
+#undef SDCI_BID_UNIT
 #undef SDCI_BODY_MAX
 #undef SDCI_CARRY
 #undef SDCI_CHANGE_MS

@@ -956,7 +956,7 @@ static void test_endpointer_pauses_double_with_jitter(void)
         }
     }
     CHECK_BETWEEN(sum, 7500, 30000);            /* it grows up to there, and is drawn there too */
-    CHECK(same < SEEDS);
+    CHECK(same < SEEDS * NUM / 3);              /* in a few steps, so some are the same by chance */
 }
 
 static void test_endpointer_failed_open_of_a_gone_instance_is_dropped(void)
