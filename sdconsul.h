@@ -16307,11 +16307,13 @@ static void sdci_balancer_adopt(sdc_balancer *b, sdci_plan *plan, sdc_err err)
     uint64_t now_ms = sdc_client_now_ms(sdci_balancer_client(b));
 
     b->num_plans++;
-    plan->number = plan->num > 0 ? b->num_plans : 0;
     for (uint32_t i = 0; i < plan->num; i++) {
         sdci_seat *seat = plan->choices[i].seat;
+        plan->number = b->num_plans;
         seat->place = i;
-        seat->since = seat->since != 0 ? seat->since : plan->number;
+        if (seat->since == 0) {         /* else picks may be reading it */
+            seat->since = b->num_plans;
+        }
         sdci_balancer_note(b, plan, i, now_ms, old->num > 0);
     }
     for (uint32_t i = 0; i < old->num; i++) {
