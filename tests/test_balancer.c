@@ -168,6 +168,36 @@ static void test_balancer_updates_do_not_favour_the_first(void)
     }
 }
 
+/* An instance that comes and goes with each update: the others get the same, however many calls
+   there are between two updates. */
+static void test_balancer_turns_go_on_while_one_flaps(void)
+{
+    static const char *const zones[] = { NULL, "x" };
+    for (size_t k = 0; k < 8; k++) {
+        size_t num_picks = 1 + k / 2 * 2;
+        test_note("%u picks an update, zone %s", (unsigned)num_picks, k % 2 == 0 ? "no" : "x");
+        picks p;
+        picks_init(&p);
+        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 7,
+                                                                   .zone = zones[k % 2] });
+        unsigned counts[11] = { 0 };
+        for (size_t i = 0; i < 5000; i++) {
+            picks_list(&p, i % 2 == 0 ? "a@x b@x c@x d@x e@x f@x g@x h@x i@x j@x k@y"
+                                      : "b@x c@x d@x e@x f@x g@x h@x i@x j@x k@y");
+            for (size_t n = 0; n < num_picks; n++) {
+                counts[picks_one(b, NULL, SDC_OK)]++;
+            }
+        }
+        unsigned num_others = k % 2 == 0 ? 10 : 9;
+        unsigned share = (unsigned)(5000 * num_picks - counts[0]) / num_others;
+        for (size_t i = 1; i <= num_others; i++) {
+            CHECK_BETWEEN(counts[i], share - 2, share + 2);
+        }
+        sdc_balancer_destroy(b);
+        picks_deinit(&p);
+    }
+}
+
 typedef struct bal_thread {
     sdc_balancer *balancer;
     pthread_t     thread;
@@ -1520,6 +1550,37 @@ static void test_balancer_panic_is_off(void)
     bal_each_policy("a b! c! d!", &(sdc_balancer_desc){ .seed = 31 }, bal_expect_no_panic);
 }
 
+/* A list of which the nth is in maintenance. */
+static void bal_show_maintenance(picks *p, const char *words, size_t nth)
+{
+    picks_list(p, words);
+    p->items[nth].status = SDC_STATUS_MAINTENANCE;
+    picks_show(p);
+}
+
+/* Somebody has taken it out: it is left out of a panic as long as anything else is there. */
+static void bal_expect_maintenance_out(picks *p, sdc_balancer *b)
+{
+    unsigned counts[4];
+    bal_show_maintenance(p, "a b! c! d!", 3);
+    bal_count_keys(b, 3000, counts, 4);
+    CHECK_INT(counts[3], 0);
+    CHECK(counts[0] > 700 && counts[1] > 700 && counts[2] > 700);
+    bal_show_maintenance(p, "b! c! d!", 1);         /* nobody is healthy */
+    bal_count_keys(b, 3000, counts, 4);
+    CHECK_INT(counts[2], 0);
+    CHECK(counts[1] > 1000 && counts[3] > 1000);
+    bal_show_maintenance(p, "b!", 0);               /* nothing else is there */
+    bal_count_keys(b, 100, counts, 4);
+    CHECK_INT(counts[1], 100);
+}
+
+static void test_balancer_panic_leaves_out_maintenance(void)
+{
+    bal_each_policy("a b c d", &(sdc_balancer_desc){ .seed = 31, .panic_percent = 60 },
+                    bal_expect_maintenance_out);
+}
+
 /* ---- slow start ------------------------------------------------------------------------------ */
 
 enum { BAL_SLOW_MS = 10000 };
@@ -1638,6 +1699,43 @@ static void test_balancer_slow_start_keeps_keys(void)
     CHECK_INT(bal_moved(one, two, 2000), 0);
     sdc_balancer_destroy(b);
     picks_deinit(&p);
+}
+
+/* The clock is looked at while somebody is young, and no longer, also where nobody ever draws the
+   young one: in another zone, critical, or not one of the subset. */
+static void bal_check_growing_up(const sdc_balancer_desc *desc, const char *list)
+{
+    picks p;
+    picks_init(&p);
+    picks_list(&p, "a@x b@x");
+    sdc_balancer *b = picks_balancer(&p, desc);
+    picks_list(&p, list);
+    p.now_ms += BAL_SLOW_MS - 1;
+    picks_one(b, NULL, SDC_OK);
+    p.num_looks = 0;
+    picks_one(b, NULL, SDC_OK);
+    CHECK_BETWEEN(p.num_looks, 1, 1);
+    p.now_ms += 1;
+    picks_one(b, NULL, SDC_OK);
+    p.num_looks = 0;
+    for (size_t i = 0; i < 100; i++) {
+        picks_one(b, NULL, SDC_OK);
+    }
+    CHECK_INT(p.num_looks, 0);
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
+static void test_balancer_slow_start_ends_for_all(void)
+{
+    sdc_balancer_desc desc = { .seed = 1, .slow_start_ms = BAL_SLOW_MS };
+    bal_check_growing_up(&desc, "a@x b@x c@x");
+    bal_check_growing_up(&desc, "a@x b@x c!@x");
+    desc.subset_size = 1;
+    bal_check_growing_up(&desc, "a@x b@x c@x d@x e@x");
+    desc.subset_size = 0;
+    desc.zone = "x";
+    bal_check_growing_up(&desc, "a@x b@x c@y");
 }
 
 /* ---- ejection -------------------------------------------------------------------------------- */
@@ -1950,6 +2048,48 @@ static void test_balancer_ejected_calls_are_shared(void)
                     bal_expect_rest_alike);
 }
 
+/* Many are out, each until a time of its own: each is back when that has come, once, and picks in
+   between do not look through them all. */
+static void test_balancer_many_ejected_come_back(void)
+{
+    enum { ALL = 100, OUT = 40, APART_MS = 100 };
+    static sdc_pick held[ALL];
+    picks p;
+    picks_init(&p);
+    picks_numbered(&p, 0, ALL);
+    picks_show(&p);
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){
+        .seed = 1, .eject_after = 1, .eject_max_percent = 50 });
+    for (size_t i = 0; i < ALL; i++) {
+        picks_hold(b, NULL, &held[i]);
+    }
+    uint64_t due_ms = p.now_ms + BAL_EJECT_MS;
+    for (size_t i = 0; i < ALL; i++) {
+        sdc_balancer_done(b, &held[i], i < OUT ? SDC_ERR_IO : SDC_OK);
+        p.now_ms += i < OUT ? APART_MS : 0;
+    }
+    CHECK_INT(picks_log_count(&p, "ejected="), OUT);
+    for (size_t i = 0; i < OUT; i++) {
+        unsigned counts[ALL];
+        picks_log_clear(&p);
+        p.now_ms = due_ms - 2;
+        CHECK_U64(b->due_ms, due_ms);
+        b->due_ms--;                                /* a look would put that right */
+        picks_count(b, NULL, ALL, counts, ALL);
+        CHECK_U64(b->due_ms, due_ms - 1);
+        b->due_ms++;
+        p.now_ms = due_ms;
+        picks_count(b, NULL, ALL, counts, ALL);
+        CHECK_INT(picks_log_count(&p, "action=back"), 1);
+        due_ms += APART_MS;
+    }
+    p.num_looks = 0;
+    picks_one(b, NULL, SDC_OK);
+    CHECK_INT(p.num_looks, 0);
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
 /* ---- subsets --------------------------------------------------------------------------------- */
 
 enum { BAL_SUBSET_OF = 100 };
@@ -2177,6 +2317,36 @@ static void test_balancer_zone_and_subset(void)
     picks_deinit(&p);
 }
 
+/* What a process uses of its zone is out: calls leave the zone, though others of it are well. */
+static void test_balancer_ejected_subset_of_a_zone(void)
+{
+    for (size_t policy = 0; policy < BAL_POLICIES; policy++) {
+        test_note("%s", bal_policy_names[policy]);
+        bool used[18];
+        picks p;
+        picks_init(&p);
+        bal_zones(&p, 10, 8);
+        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){
+            .policy = (sdc_policy)policy, .seed = 1, .zone = "x", .subset_size = 2,
+            .eject_after = 1, .eject_max_percent = 50, .zone_min_percent = 1 });
+        CHECK_INT(bal_subset(b, used, 18), 2);
+        for (size_t i = 0; i < 10; i++) {
+            CHECK(!used[i] || bal_outcomes(b, (int)i, 1, SDC_ERR_IO));
+        }
+        CHECK_INT(bal_subset(b, used, 18), 2);
+        for (size_t i = 0; i < 10; i++) {
+            CHECK(!used[i]);
+        }
+        p.now_ms += BAL_EJECT_MS;
+        CHECK_INT(bal_subset(b, used, 18), 2);
+        for (size_t i = 10; i < 18; i++) {
+            CHECK(!used[i]);
+        }
+        sdc_balancer_destroy(b);
+        picks_deinit(&p);
+    }
+}
+
 static void bal_expect_panic_of_ejected(picks *p, sdc_balancer *b)
 {
     (void)p;
@@ -2312,6 +2482,75 @@ static void test_balancer_all_options_at_once(void)
     }
 }
 
+/* ---- the log --------------------------------------------------------------------------------- */
+
+/* Where picks go is said once for each change. */
+static void test_balancer_log_tells_the_route(void)
+{
+    picks p;
+    picks_init(&p);
+    picks_list(&p, "a@x b@x c@y d@y");
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1, .zone = "x",
+                                                               .panic_percent = 30 });
+    picks_one(b, NULL, SDC_OK);
+    PICKS_LOG(&p, "");
+    picks_list(&p, "a@x b!@x c@y d@y");
+    PICKS_LOG(&p, "warn event=balancer route=overflow usable=3/4\n");
+    picks_list(&p, "a@x b!@x c@y d@y e!@x");
+    picks_one(b, NULL, SDC_OK);
+    PICKS_LOG(&p, "");
+    picks_list(&p, "a!@x b!@x c@y d@y");
+    PICKS_LOG(&p, "warn event=balancer route=away usable=2/4\n");
+    picks_list(&p, "a!@x b!@x c!@y d@y");
+    PICKS_LOG(&p, "warn event=balancer route=all usable=1/4\n");
+    picks_list(&p, "a!@x b!@x c!@y d!@y");
+    PICKS_LOG(&p, "");
+    picks_list(&p, "");
+    PICKS_LOG(&p, "");
+    picks_list(&p, "a!@x b!@x c!@y d!@y");
+    PICKS_LOG(&p, "");
+    picks_list(&p, "a@x b@x c@y d@y");
+    PICKS_LOG(&p, "info event=balancer route=home usable=4/4\n");
+    sdc_balancer_destroy(b);
+    b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1, .zone = "z" });
+    PICKS_LOG(&p, "warn event=balancer route=away usable=4/4\n");
+    sdc_balancer_destroy(b);
+    PICKS_LOG(&p, "");
+    picks_deinit(&p);
+}
+
+/* Who was left out, why, and when it is used again; and where picks went meanwhile. */
+static void test_balancer_log_tells_of_ejections(void)
+{
+    picks p;
+    picks_init(&p);
+    picks_list(&p, "a@x b@y");
+    p.items[0].service = "web";
+    p.items[1].service = "web";
+    picks_show(&p);
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){
+        .policy = SDC_POLICY_RANDOM, .seed = 1, .zone = "x", .eject_after = 2 });
+    CHECK(bal_outcomes(b, 0, 1, SDC_ERR_IO));
+    PICKS_LOG(&p, "");
+    CHECK(bal_outcomes(b, 0, 1, SDC_ERR_TIMEOUT));
+    PICKS_LOG(&p, "warn event=balancer service=web addr=a:80 ejected=no answer in time\n"
+                  "warn event=balancer route=away usable=1/2\n");
+    p.now_ms += BAL_EJECT_MS - 1;
+    picks_one(b, NULL, SDC_OK);
+    PICKS_LOG(&p, "");
+    p.now_ms += 1;
+    picks_one(b, NULL, SDC_OK);
+    PICKS_LOG(&p, "info event=balancer service=web addr=a:80 action=back\n"
+                  "info event=balancer route=home usable=2/2\n");
+    picks_one(b, NULL, SDC_OK);
+    CHECK(bal_outcomes(b, 0, 2, SDC_ERR_IO));
+    picks_log_clear(&p);
+    picks_list(&p, "b@x");                          /* what is gone does not come back */
+    PICKS_LOG(&p, "info event=balancer route=home usable=1/1\n");
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
 /* ---- making one, memory ---------------------------------------------------------------------- */
 
 static void bal_check_refusal(const sdc_balancer_desc *desc, const char *field)
@@ -2409,12 +2648,40 @@ static void test_balancer_several_on_one_endpointer(void)
     picks_deinit(&p);
 }
 
-/* A pick that is not done would be a pick of nothing. In a process of its own, which ends by it. */
-static void test_balancer_destroy_with_an_open_pick_is_asserted(void)
+static void bal_forget_a_pick(picks *p, sdc_balancer *b)
 {
-#ifdef NDEBUG
-    SKIP("asserts are taken out");
-#endif
+    sdc_pick pick;
+    (void)p;
+    picks_hold(b, NULL, &pick);
+}
+
+static void bal_forget_a_pick_of_one_that_goes(picks *p, sdc_balancer *b)
+{
+    bal_forget_a_pick(p, b);
+    picks_list(p, "b");
+}
+
+static void bal_do_a_pick_twice(picks *p, sdc_balancer *b)
+{
+    sdc_pick pick;
+    (void)p;
+    picks_hold(b, NULL, &pick);
+    sdc_pick copy = pick;
+    sdc_balancer_done(b, &pick, SDC_OK);
+    sdc_balancer_done(b, &copy, SDC_OK);
+}
+
+static void bal_do_a_pick_once(picks *p, sdc_balancer *b)
+{
+    sdc_pick pick;
+    picks_hold(b, NULL, &pick);
+    picks_list(p, "b");
+    sdc_balancer_done(b, &pick, SDC_OK);
+}
+
+/* Whether destroying it is asserted after this. In a process of its own, which ends by it. */
+static bool bal_is_asserted(sdc_policy policy, void (*fn)(picks *p, sdc_balancer *b))
+{
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
@@ -2425,15 +2692,31 @@ static void test_balancer_destroy_with_an_open_pick_is_asserted(void)
         picks p;
         picks_init(&p);
         picks_list(&p, "a");
-        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1 });
-        sdc_pick pick;
-        picks_hold(b, NULL, &pick);
+        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1,
+                                                                   .policy = policy });
+        fn(&p, b);
         sdc_balancer_destroy(b);
         _exit(0);
     }
     int status = 0;
-    REQUIRE(child > 0 && waitpid(child, &status, 0) == child);
-    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status) || WEXITSTATUS(status) == 0);
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+}
+
+/* A pick that is not done, or more than once, would be a pick of nothing. */
+static void test_balancer_destroy_with_an_open_pick_is_asserted(void)
+{
+#ifdef NDEBUG
+    SKIP("asserts are taken out");
+#endif
+    for (size_t policy = 0; policy < BAL_POLICIES; policy++) {
+        test_note("%s", bal_policy_names[policy]);
+        CHECK(bal_is_asserted((sdc_policy)policy, bal_forget_a_pick));
+        CHECK(bal_is_asserted((sdc_policy)policy, bal_forget_a_pick_of_one_that_goes));
+        CHECK(bal_is_asserted((sdc_policy)policy, bal_do_a_pick_twice));
+        CHECK(!bal_is_asserted((sdc_policy)policy, bal_do_a_pick_once));
+    }
 }
 
 static const sdc_balancer_desc bal_everything = {
@@ -2488,6 +2771,73 @@ static void test_balancer_create_without_memory(void)
     }
 }
 
+static uint64_t bal_nth;            /* the allocation that is to fail */
+
+static void bal_change_the_list(picks *p)
+{
+    picks_list(p, "b@x");
+    fault_alloc_fail(&p->memory, bal_nth, true);
+}
+
+/* The list changes while a balancer is made, which finds no memory for the new one: it is refused,
+   or goes by the new list. */
+static void test_balancer_create_while_the_list_changes(void)
+{
+    sdc_err err = SDC_ERR_NOMEM;
+    for (uint64_t nth = 1; err == SDC_ERR_NOMEM && nth < 100; nth++) {
+        test_note("allocation %u", (unsigned)nth);
+        picks p;
+        picks_init(&p);
+        picks_list(&p, "a@x b@x");
+        sdc_balancer *b = (sdc_balancer *)&p;
+        p.on_log = bal_change_the_list;             /* that calls leave the zone */
+        bal_nth = nth;
+        err = sdc_balancer_create(p.endpointer, &(sdc_balancer_desc){ .seed = 1, .zone = "z" },
+                                  &b, NULL);
+        CHECK(p.on_log == NULL);
+        fault_alloc_fail(&p.memory, 0, false);
+        CHECK_INT(p.num_open, 1);
+        CHECK(err == SDC_OK || err == SDC_ERR_NOMEM);
+        CHECK((b == NULL) == (err != SDC_OK));
+        CHECK(b == NULL || picks_one(b, NULL, SDC_OK) == 1);
+        CHECK(b != NULL || nth < 99);
+        sdc_balancer_destroy(b);
+        picks_deinit(&p);
+    }
+    CHECK_ERR(err, SDC_OK);
+}
+
+/* Another tag, or another status of one that stays healthy, moves no calls: the table of keys is not
+   worked out again, which takes more memory than all the rest. */
+static void test_balancer_update_keeps_its_orders(void)
+{
+    enum { TABLE_BYTES = 65537 * 4 };
+    static const char *const tags[] = { "blue" };
+    picks p;
+    picks_init(&p);
+    picks_list(&p, "a=2 b c");
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .policy = SDC_POLICY_HASHED });
+    static int before[2000], after[2000];
+    bal_map(b, before, 2000);
+    p.items[0].tags = tags;
+    p.items[0].num_tags = 1;
+    p.items[1].status = SDC_STATUS_WARNING;
+    size_t live = p.memory.live_bytes;
+    p.memory.peak_bytes = live;
+    picks_show(&p);
+    CHECK_BETWEEN(p.memory.peak_bytes - live, 1, TABLE_BYTES / 4);
+    bal_map(b, after, 2000);
+    CHECK_INT(bal_moved(before, after, 2000), 0);
+    p.items[0].weight = 1;                          /* this one is worked out */
+    p.memory.peak_bytes = live;
+    picks_show(&p);
+    CHECK_BETWEEN(p.memory.peak_bytes - live, TABLE_BYTES, 20 * TABLE_BYTES);
+    bal_map(b, after, 2000);
+    CHECK(bal_moved(before, after, 2000) > 0);
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
 /* An update that finds no memory leaves picks from what is known and open. */
 static void test_balancer_update_without_memory(void)
 {
@@ -2537,6 +2887,7 @@ static const test_case cases_balancer[] = {
     TEST(test_beat_xrr0),
     TEST(test_balancer_round_robin_starts_differ),
     TEST(test_balancer_updates_do_not_favour_the_first),
+    TEST(test_balancer_turns_go_on_while_one_flaps),
     TEST(test_balancer_round_robin_of_threads_is_even),
     TEST(test_balancer_random_is_even),
     TEST(test_beat_xrand),
@@ -2585,10 +2936,12 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_zone_that_overflows_moves_no_other_keys),
     TEST(test_balancer_panic_uses_all),
     TEST(test_balancer_panic_is_off),
+    TEST(test_balancer_panic_leaves_out_maintenance),
     TEST(test_balancer_slow_start_grows_with_age),
     TEST(test_balancer_slow_start_again_after_return),
     TEST(test_balancer_slow_start_of_all),
     TEST(test_balancer_slow_start_keeps_keys),
+    TEST(test_balancer_slow_start_ends_for_all),
     TEST(test_balancer_ejects_after_failures_in_a_row),
     TEST(test_balancer_ejection_by_outcome),
     TEST(test_balancer_ejection_any_error_is_a_failure),
@@ -2601,6 +2954,7 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_update_keeps_ejections),
     TEST(test_balancer_ejection_moves_only_its_own_keys),
     TEST(test_balancer_ejected_calls_are_shared),
+    TEST(test_balancer_many_ejected_come_back),
     TEST(test_balancer_subset_is_stable),
     TEST(test_balancer_subset_sizes),
     TEST(test_balancer_subsets_of_processes_differ),
@@ -2609,11 +2963,14 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_ejection_and_zone),
     TEST(test_balancer_ejection_and_subset),
     TEST(test_balancer_zone_and_subset),
+    TEST(test_balancer_ejected_subset_of_a_zone),
     TEST(test_balancer_panic_uses_the_ejected),
     TEST(test_balancer_ejected_home_comes_back),
     TEST(test_balancer_panic_of_ejected_ends),
     TEST(test_balancer_ejection_that_is_over_makes_room),
     TEST(test_balancer_all_options_at_once),
+    TEST(test_balancer_log_tells_the_route),
+    TEST(test_balancer_log_tells_of_ejections),
     TEST(test_balancer_refuses_what_cannot_be),
     TEST(test_balancer_refuses_without_an_endpointer),
     TEST(test_balancer_takes_what_can_be),
@@ -2621,5 +2978,7 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_destroy_with_an_open_pick_is_asserted),
     TEST(test_balancer_picks_allocate_nothing),
     TEST(test_balancer_create_without_memory),
+    TEST(test_balancer_create_while_the_list_changes),
+    TEST(test_balancer_update_keeps_its_orders),
     TEST(test_balancer_update_without_memory),
 };

@@ -47,6 +47,9 @@ struct ep_bed {
     /* once, inside the next open or close */
     void          (*in_open)(ep_bed *bed, const sdc_instance *instance);
     void          (*in_close)(ep_bed *bed, ep_thing *thing);
+    void          (*in_log)(ep_bed *bed);       /* the same, in the next record               */
+    char            log[EP_TEXT_MAX];           /* the newest record                          */
+    size_t          num_looks;      /* at the clock                                           */
     sdc_pick        pick;           /* for these two                                          */
     sdc_err         result;
     char            text[EP_TEXT_MAX];
@@ -54,7 +57,25 @@ struct ep_bed {
 
 static uint64_t ep_now(void *user)
 {
-    return ((const ep_bed *)user)->now_ms;
+    ep_bed *bed = (ep_bed *)user;
+    bed->num_looks++;
+    return bed->now_ms;
+}
+
+static void ep_log(void *user, sdc_log_level level, const sdc_kv *fields, size_t num_fields)
+{
+    static const char *const names[] = { "debug", "info", "warn", "error" };
+    ep_bed *bed = (ep_bed *)user;
+    void (*then)(ep_bed *) = bed->in_log;
+    size_t len = (size_t)snprintf(bed->log, sizeof bed->log, "%s", names[level]);
+    for (size_t i = 0; i < num_fields && len < sizeof bed->log; i++) {
+        len += (size_t)snprintf(bed->log + len, sizeof bed->log - len, " %s=%s", fields[i].key,
+                                fields[i].value);
+    }
+    bed->in_log = NULL;
+    if (then != NULL) {
+        then(bed);
+    }
 }
 
 static uint64_t ep_mix(uint64_t *state)
@@ -159,6 +180,8 @@ static bool ep_bed_init(ep_bed *bed)
     desc.io = &bed->io;
     desc.allocator = &memory;
     desc.ignore_environment = true;
+    sdc_logger logger = { .log = ep_log, .user = bed };
+    desc.logger = &logger;
     return CHECK_ERR(sdc_client_create(&desc, &bed->client, NULL), SDC_OK) &&
            CHECK_ERR(sdc_cache_create(&source, &bed->cache), SDC_OK);
 }
@@ -1552,6 +1575,68 @@ static void test_endpointer_destroyed_in_a_close_of_a_step(void)
     ep_bed_deinit(&bed);
 }
 
+/* A close that comes while the list changes, before anything of the new one is open: what was
+   opened, but did not become known for want of memory, goes with the list. */
+static void test_endpointer_destroyed_in_a_close_before_opens(void)
+{
+    ep_bed bed;
+    REQUIRE(ep_bed_init(&bed));
+    bed.bad = "2:1 3:1";
+    CHECK_ERR(ep_put(&bed, "1:1 2:1 3:1"), SDC_OK);
+    REQUIRE(ep_make(&bed, 0));
+    bed.bad = "3:1";
+    bed.now_ms += 200;
+    fault_alloc_fail(&bed.memory, 1, true);
+    CHECK_ERR(ep_try(&bed), SDC_OK);
+    fault_alloc_fail(&bed.memory, 0, false);
+    CHECK_INT(ep_open_now(&bed, "2:1"), 1);
+    bed.in_close = ep_in_close_destroy;
+    unsigned num_asked = bed.num_asked;
+    CHECK_ERR(ep_put(&bed, "1:1 4:1 5:1"), SDC_OK);
+    CHECK(bed.in_close == NULL);
+    CHECK_INT(bed.num_asked, num_asked);
+    CHECK_INT(ep_open_now(&bed, NULL), 0);
+    CHECK_ERR(ep_try(&bed), SDC_ERR_EMPTY);
+    ep_bed_deinit(&bed);
+}
+
+/* Each record may be the end of it. */
+static void test_endpointer_destroyed_in_the_log(void)
+{
+    ep_bed bed;
+    REQUIRE(ep_begin(&bed, "1:1", 0));          /* an open that failed */
+    bed.bad = "2:1";
+    bed.in_log = ep_destroy;
+    CHECK_ERR(ep_put(&bed, "1:1 2:1 3:1"), SDC_OK);
+    CHECK_INT(bed.num_asked, 2);
+    CHECK_INT(ep_open_now(&bed, NULL), 0);
+    ep_bed_deinit(&bed);
+    REQUIRE(ep_bed_init(&bed));                 /* one that did not any more */
+    bed.bad = "*";
+    CHECK_ERR(ep_put(&bed, "1:1 2:1 3:1"), SDC_OK);
+    REQUIRE(ep_make(&bed, 0));
+    bed.bad = NULL;
+    bed.in_log = ep_destroy;
+    bed.now_ms += 200;
+    CHECK_ERR(ep_try(&bed), SDC_ERR_EMPTY);
+    CHECK_INT(bed.num_asked, 4);
+    CHECK_INT(ep_open_now(&bed, NULL), 0);
+    ep_bed_deinit(&bed);
+    REQUIRE(ep_begin(&bed, "1:1 2:1", 1000));   /* an outage that lasts */
+    CHECK_ERR(ep_fail(&bed, SDC_ERR_CONNECT), SDC_OK);
+    bed.in_log = ep_destroy;
+    bed.now_ms += 1000;
+    CHECK(ep_try(&bed) != SDC_OK);
+    CHECK_INT(ep_open_now(&bed, NULL), 0);
+    ep_bed_deinit(&bed);
+    REQUIRE(ep_begin(&bed, "1:1 2:1", 0));      /* no memory */
+    fault_alloc_fail(&bed.memory, 1, true);
+    bed.in_log = ep_destroy;
+    (void)ep_put(&bed, "2:1 3:1");
+    CHECK_INT(ep_open_now(&bed, NULL), 0);
+    ep_bed_deinit(&bed);
+}
+
 static void ep_in_close_drop_all(ep_bed *bed, ep_thing *thing)
 {
     (void)thing;
@@ -2098,6 +2183,75 @@ static void test_endpointer_task_stops(void)
     CHECK_STR(ep_all(&bed), "3:1");
     ep_destroy(&bed);
     CHECK_INT(ep_open_now(&bed, NULL), 0);
+    ep_bed_deinit(&bed);
+}
+
+/* Looks at the clock of ten picks. */
+static size_t ep_looks(ep_bed *bed)
+{
+    CHECK_ERR(ep_try(bed), SDC_OK);
+    bed->num_looks = 0;
+    for (int i = 0; i < 10; i++) {
+        CHECK_ERR(ep_try(bed), SDC_OK);
+    }
+    return bed->num_looks;
+}
+
+/* Picks look at the clock where there are timers that no step looks after, and at no other time. */
+static void test_endpointer_task_and_picks_share_the_timers(void)
+{
+    ep_bed bed;
+    REQUIRE(ep_begin(&bed, "1:1", 5000));
+    CHECK_INT(ep_looks(&bed), 0);
+    bed.bad = "2:1";
+    CHECK_ERR(ep_put(&bed, "1:1 2:1"), SDC_OK);
+    CHECK_INT(ep_looks(&bed), 10);
+    CHECK_ERR(ep_step(&bed), SDC_AGAIN);
+    CHECK_INT(ep_looks(&bed), 0);
+    sdc_stop(sdc_endpointer_task(bed.endpointer));
+    CHECK_ERR(ep_step(&bed), SDC_STOPPED);
+    CHECK_INT(ep_looks(&bed), 10);
+    bed.bad = NULL;
+    bed.now_ms += 200;
+    CHECK_ERR(ep_try(&bed), SDC_OK);
+    CHECK_STR(ep_all(&bed), "1:1 2:1");
+    CHECK_INT(ep_looks(&bed), 0);
+    ep_bed_deinit(&bed);
+    REQUIRE(ep_begin(&bed, "1:1", 5000));       /* it is stopped while there are no timers */
+    CHECK_ERR(ep_step(&bed), SDC_AGAIN);
+    sdc_stop(sdc_endpointer_task(bed.endpointer));
+    CHECK_ERR(ep_step(&bed), SDC_STOPPED);
+    CHECK_INT(ep_looks(&bed), 0);
+    CHECK_ERR(ep_fail(&bed, SDC_ERR_CONNECT), SDC_OK);
+    CHECK_INT(ep_looks(&bed), 10);
+    bed.now_ms += 5000;
+    CHECK_ERR(ep_try(&bed), SDC_ERR_CONNECT);
+    ep_bed_deinit(&bed);
+}
+
+/* Each failure is a record that says what failed, and what is done about it. */
+static void test_endpointer_log(void)
+{
+    ep_bed bed;
+    REQUIRE(ep_begin(&bed, "1:1", 5000));
+    CHECK_STR(bed.log, "");
+    bed.bad = "2:1";
+    CHECK_ERR(ep_put(&bed, "1:1 2:1"), SDC_OK);
+    CHECK_STR(bed.log, "warn event=endpointer addr=2:1 open_failed=the program's own error");
+    bed.bad = NULL;
+    ep_run(&bed, 200);
+    CHECK_STR(bed.log, "info event=endpointer addr=2:1 action=opened");
+    CHECK_ERR(ep_fail(&bed, SDC_ERR_DENIED), SDC_OK);
+    ep_run(&bed, 5000);
+    CHECK_STR(bed.log, "warn event=endpointer addr= invalidated=permission denied");
+    fault_alloc_fail(&bed.memory, 1, true);
+    (void)ep_put(&bed, "1:1 2:1");
+    fault_alloc_fail(&bed.memory, 0, false);
+    CHECK_STR(bed.log, "warn event=endpointer addr= err=out of memory");
+    bed.log[0] = '\0';
+    ep_run(&bed, 200);
+    CHECK_STR(ep_all(&bed), "1:1 2:1");
+    CHECK_STR(bed.log, "");
     ep_bed_deinit(&bed);
 }
 
@@ -2818,6 +2972,8 @@ static const test_case cases_endpointer[] = {
     TEST(test_endpointer_destroyed_in_an_open_of_a_pick),
     TEST(test_endpointer_destroyed_in_a_close),
     TEST(test_endpointer_destroyed_in_a_close_of_a_step),
+    TEST(test_endpointer_destroyed_in_a_close_before_opens),
+    TEST(test_endpointer_destroyed_in_the_log),
     TEST(test_endpointer_everything_is_destroyed_in_a_close),
     TEST(test_endpointer_cache_is_updated_in_an_open),
     TEST(test_endpointer_cache_is_updated_in_the_first_open),
@@ -2841,6 +2997,8 @@ static const test_case cases_endpointer[] = {
     TEST(test_endpointer_task_has_timers_alone),
     TEST(test_endpointer_task_tells_its_wants),
     TEST(test_endpointer_task_stops),
+    TEST(test_endpointer_task_and_picks_share_the_timers),
+    TEST(test_endpointer_log),
     TEST(test_endpointer_update_without_memory),
     TEST(test_endpointer_every_allocation_may_fail),
     TEST(test_endpointer_unstepped_recovers_from_no_memory),

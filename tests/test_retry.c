@@ -354,6 +354,35 @@ static void test_retry_after_invalidation(void)
     picks_deinit(&p);
 }
 
+/* Why there is nothing to pick from is said. */
+static void test_retry_message_of_nothing(void)
+{
+    picks p;
+    picks_init_seeded(&p, 1, 1000);
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1 });
+    retry_log log;
+    retry_log_init(&log, &p, SDC_ERR_IO);
+    sdc_retry_desc desc = retry_desc(&log);
+    sdc_error error;
+    CHECK_ERR(sdc_retry(b, &desc, &error), SDC_ERR_EMPTY);
+    CHECK_STR(error.message, "nothing to pick from (no instance, or none could be opened)");
+    picks_list(&p, "a b");
+    log.then = retry_empty_the_list;
+    CHECK_ERR(sdc_retry(b, &desc, &error), SDC_ERR_EMPTY);
+    CHECK_HAS(error.message, "nothing to pick from (no instance, or none could be opened) after "
+                             "1 try: ");
+    picks_list(&p, "a b");
+    CHECK_ERR(sdc_cache_update_error(p.cache, SDC_ERR_DENIED, "no token", p.now_ms), SDC_OK);
+    p.now_ms += 1000;
+    CHECK_ERR(sdc_retry(b, &desc, &error), SDC_ERR_DENIED);
+    char want[120];
+    snprintf(want, sizeof want, "nothing to pick from (the source fails: %s)",
+             sdc_err_str(SDC_ERR_DENIED));
+    CHECK_STR(error.message, want);
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
 static void retry_check_refusal(const sdc_retry_desc *desc, const char *field)
 {
     picks p;
@@ -985,6 +1014,25 @@ static void test_retry_budget_ten_a_second_are_free(void)
     picks_deinit(&p);
 }
 
+/* They are there from the start, also where the clock begins with it. */
+static void test_retry_budget_at_the_beginning_of_time(void)
+{
+    static const uint64_t starts_ms[] = { 0, 1, 50, 999, PICKS_START_MS };
+    for (size_t i = 0; i < sizeof starts_ms / sizeof starts_ms[0]; i++) {
+        test_note("at %u ms", (unsigned)starts_ms[i]);
+        picks p;
+        picks_init(&p);
+        p.now_ms = starts_ms[i];
+        picks_list(&p, "a b c");
+        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1,
+                                                                   .retry_percent = 1 });
+        CHECK_INT(retry_outage(&p, b, 1, 0, 50), 11);
+        CHECK_BETWEEN(p.now_ms, starts_ms[i], starts_ms[i] + 50);
+        sdc_balancer_destroy(b);
+        picks_deinit(&p);
+    }
+}
+
 /* What was not used does not pile up: after an hour of quiet there are ten again, not 36,000. */
 static void test_retry_budget_does_not_pile_up(void)
 {
@@ -1375,6 +1423,7 @@ static const test_case cases_retry[] = {
     TEST(test_beat_xretryspin),
     TEST(test_retry_list_that_turns_empty),
     TEST(test_retry_after_invalidation),
+    TEST(test_retry_message_of_nothing),
     TEST(test_retry_refuses_what_cannot_be),
     TEST(test_retry_not_the_same_while_another_is_left),
     TEST(test_retry_same_again_where_none_is_left),
@@ -1397,6 +1446,7 @@ static const test_case cases_retry[] = {
     TEST(test_retry_never_spins),
     TEST(test_retry_budget_bounds_an_outage),
     TEST(test_retry_budget_ten_a_second_are_free),
+    TEST(test_retry_budget_at_the_beginning_of_time),
     TEST(test_retry_budget_does_not_pile_up),
     TEST(test_retry_budget_of_each_balancer),
     TEST(test_retry_budget_of_threads),

@@ -45,6 +45,10 @@ typedef struct picks {
     uint64_t         fixed_random;
     uint64_t         slept_ms;          /* by the library's wait, in all                      */
     unsigned         num_sleeps;
+    size_t           num_looks;         /* at the clock                                       */
+    char             log[4096];         /* "warn event=balancer route=away", a line each      */
+    size_t           log_len;
+    void           (*on_log)(struct picks *p);  /* once, inside the next record               */
     sdc_client      *client;
     sdc_cache       *cache;
     sdc_endpointer  *endpointer;
@@ -74,7 +78,49 @@ static inline uint64_t picks_random(void *user)
 
 static inline uint64_t picks_now(void *user)
 {
-    return ((picks *)user)->now_ms;
+    picks *p = (picks *)user;
+    __atomic_add_fetch(&p->num_looks, 1u, __ATOMIC_RELAXED);
+    return p->now_ms;
+}
+
+/* What there is no room for is left out. One thread at a time, as all that has a log here. */
+static inline void picks_log(void *user, sdc_log_level level, const sdc_kv *fields,
+                             size_t num_fields)
+{
+    static const char *const names[] = { "debug", "info", "warn", "error" };
+    picks *p = (picks *)user;
+    void (*then)(picks *) = p->on_log;
+    size_t room = sizeof p->log - 1;
+    p->log_len += (size_t)snprintf(p->log + p->log_len, room - p->log_len, "%s", names[level]);
+    for (size_t i = 0; i < num_fields && p->log_len < room; i++) {
+        p->log_len += (size_t)snprintf(p->log + p->log_len, room - p->log_len, " %s=%s",
+                                       fields[i].key, fields[i].value);
+    }
+    p->log_len = p->log_len < room ? p->log_len : room - 1;
+    memcpy(p->log + p->log_len, "\n", 2);
+    p->log_len++;
+    p->on_log = NULL;
+    if (then != NULL) {
+        then(p);
+    }
+}
+
+static inline void picks_log_clear(picks *p)
+{
+    p->log_len = 0;
+    p->log[0] = '\0';
+}
+
+/* Checks all lines since the last time. */
+#define PICKS_LOG(p, text) (CHECK_STR((p)->log, (text)), picks_log_clear(p))
+
+static inline size_t picks_log_count(const picks *p, const char *part)
+{
+    size_t num = 0;
+    for (const char *at = strstr(p->log, part); at != NULL; at = strstr(at + 1, part)) {
+        num++;
+    }
+    return num;
 }
 
 /* A sleep is a jump of the clock. What would sleep for ever, or waits for a descriptor, is a
@@ -142,7 +188,9 @@ static inline void picks_init_seeded(picks *p, size_t seed, uint32_t invalidate_
     p->io.random = picks_random;
     p->io.wait = picks_wait;
     sdc_allocator hook = fault_alloc_hook(&p->memory);
-    sdc_client_desc client = { .ignore_environment = true, .allocator = &hook, .io = &p->io };
+    sdc_logger logger = { .log = picks_log, .user = p };
+    sdc_client_desc client = { .ignore_environment = true, .allocator = &hook, .io = &p->io,
+                               .logger = &logger };
     sdc_endpointer_desc desc = { .open = picks_open, .close = picks_close, .user = p,
                                  .invalidate_after_ms = invalidate_after_ms };
     sdc_error error = { .code = SDC_OK };
