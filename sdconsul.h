@@ -16178,7 +16178,9 @@ static void sdci_balancer_note(sdc_balancer *b, const sdci_plan *plan, uint32_t 
     sdci_lock(&b->lock);
     sdci_tally_count(&b->tally, record, false);
     record->is_listed = true;
-    (void)snprintf(b->service, sizeof b->service, "%s", upstream->instance.service);
+    if (upstream->instance.service[0] != '\0') {
+        (void)snprintf(b->service, sizeof b->service, "%s", upstream->instance.service);
+    }
     record->instance = &upstream->instance;
     record->is_home = sdci_balancer_is_home(b, &upstream->instance);
     record->groups = plan->groups[i];
