@@ -436,7 +436,7 @@
    all answers are read so.
 
    An endpointer takes 1.5 KiB and about 300 bytes for each address, a copy of
-   one of its instances among them; a balancer 4 KiB and about 170 bytes for
+   one of its instances among them; a balancer 4 KiB and about 200 bytes for
    each address. The order of a weighted one has a number for each unit of
    weight (over their greatest common divisor), at most 256 KiB, and the table
    of a hashed one 256 KiB; with a zone there can be three of these. All of that
