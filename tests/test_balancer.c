@@ -181,7 +181,7 @@ static void test_balancer_turns_go_on_while_one_flaps(void)
         sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 7,
                                                                    .zone = zones[k % 2] });
         unsigned counts[11] = { 0 };
-        for (size_t i = 0; i < 5000; i++) {
+        for (size_t i = 0; i < 1000; i++) {
             picks_list(&p, i % 2 == 0 ? "a@x b@x c@x d@x e@x f@x g@x h@x i@x j@x k@y"
                                       : "b@x c@x d@x e@x f@x g@x h@x i@x j@x k@y");
             for (size_t n = 0; n < num_picks; n++) {
@@ -189,7 +189,7 @@ static void test_balancer_turns_go_on_while_one_flaps(void)
             }
         }
         unsigned num_others = k % 2 == 0 ? 10 : 9;
-        unsigned share = (unsigned)(5000 * num_picks - counts[0]) / num_others;
+        unsigned share = (unsigned)(1000 * num_picks - counts[0]) / num_others;
         for (size_t i = 1; i <= num_others; i++) {
             CHECK_BETWEEN(counts[i], share - 2, share + 2);
         }
@@ -2333,6 +2333,7 @@ static void test_balancer_ejected_subset_of_a_zone(void)
         for (size_t i = 0; i < 10; i++) {
             CHECK(!used[i]);
         }
+        CHECK_HAS(p.log, "route=away usable=16/18");
         p.now_ms += BAL_EJECT_MS;
         CHECK_INT(bal_subset(b, used, 18), 2);
         for (size_t i = 10; i < 18; i++) {
@@ -2341,6 +2342,30 @@ static void test_balancer_ejected_subset_of_a_zone(void)
         sdc_balancer_destroy(b);
         picks_deinit(&p);
     }
+}
+
+/* All that a process uses is out, though others are well: there is nobody better to go to. */
+static void bal_expect_whole_subset_out(picks *p, sdc_balancer *b)
+{
+    bool used[8], now[8];
+    CHECK_INT(bal_subset(b, used, 8), 2);
+    for (int i = 0; i < 8; i++) {
+        CHECK(!used[i] || bal_outcomes(b, i, 1, SDC_ERR_IO));
+    }
+    CHECK_INT(bal_subset(b, now, 8), 2);
+    CHECK_INT(bal_subset_moved(used, now, 8), 0);
+    CHECK_HAS(p->log, "route=all usable=6/8");
+    p->now_ms += BAL_EJECT_MS;
+    CHECK_INT(bal_subset(b, now, 8), 2);
+    CHECK_HAS(p->log, "route=home usable=8/8");
+}
+
+static void test_balancer_ejected_whole_subset(void)
+{
+    bal_each_policy("a b c d e f g h", &(sdc_balancer_desc){ .seed = 1, .subset_size = 2,
+                                                             .eject_after = 1,
+                                                             .eject_max_percent = 100 },
+                    bal_expect_whole_subset_out);
 }
 
 static void bal_expect_panic_of_ejected(picks *p, sdc_balancer *b)
@@ -2960,6 +2985,7 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_ejection_and_subset),
     TEST(test_balancer_zone_and_subset),
     TEST(test_balancer_ejected_subset_of_a_zone),
+    TEST(test_balancer_ejected_whole_subset),
     TEST(test_balancer_panic_uses_the_ejected),
     TEST(test_balancer_ejected_home_comes_back),
     TEST(test_balancer_panic_of_ejected_ends),

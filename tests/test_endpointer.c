@@ -1592,7 +1592,7 @@ static void test_endpointer_destroyed_in_a_close_before_opens(void)
     CHECK_INT(ep_open_now(&bed, "2:1"), 1);
     bed.in_close = ep_in_close_destroy;
     unsigned num_asked = bed.num_asked;
-    CHECK_ERR(ep_put(&bed, "1:1 4:1 5:1"), SDC_OK);
+    CHECK_ERR(ep_put(&bed, "0:1 1:1 4:1"), SDC_OK);
     CHECK(bed.in_close == NULL);
     CHECK_INT(bed.num_asked, num_asked);
     CHECK_INT(ep_open_now(&bed, NULL), 0);
