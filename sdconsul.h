@@ -16623,6 +16623,7 @@ static SDCI_INLINE void sdci_shard_pick(sdci_shard *shard, sdc_policy policy, ui
                                         sdc_pick *out)
 {
     const sdci_choice *choice = &shard->choices[at];
+
     sdci_shard_count(shard, policy, at, 1);
     out->endpoint = choice->endpoint;
     out->instance = choice->instance;
