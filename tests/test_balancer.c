@@ -750,6 +750,36 @@ static void test_balancer_in_flight_moves_with_its_endpoint(void)
     picks_deinit(&p);
 }
 
+/* A call that ends in a shard that does not have the newest plan yet, as happens for a moment while
+   that is handed out: it is not in flight any more all the same. */
+static void test_balancer_in_flight_ends_in_a_shard_that_is_behind(void)
+{
+    picks p;
+    picks_init(&p);
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){
+        .policy = SDC_POLICY_LEAST_LOADED, .seed = 1 });
+    picks_list(&p, "a b");
+    sdc_pick pick;
+    int number = picks_hold(b, NULL, &pick);
+    REQUIRE(number >= 0);
+    CHECK_INT(b->plan->loads[number].in_flight, 1);
+    enum { SHARDS = sizeof b->shards / sizeof b->shards[0] };
+    sdci_shard_line now[SHARDS];
+    memcpy(now, b->shards, sizeof now);
+    sdci_shard *shard = sdci_balancer_shard(b);
+    sdci_unlock(&shard->lock);
+    for (size_t s = 0; s < SHARDS; s++) {
+        bool is_behind = &b->shards[s].shard != shard;
+        b->shards[s].shard.plan = is_behind ? &b->nothing : shard->plan;
+    }
+    *sdci_thread_byte() += 1;                       /* its next shard is another one */
+    sdc_balancer_done(b, &pick, SDC_OK);
+    memcpy(b->shards, now, sizeof now);
+    CHECK_INT(b->plan->loads[number].in_flight, 0);
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
 /* ---- hashed ---------------------------------------------------------------------------------- */
 
 enum { BAL_KEYS = 100000 };
@@ -2086,6 +2116,32 @@ static void test_balancer_many_ejected_come_back(void)
     picks_deinit(&p);
 }
 
+/* However long nobody looks, an ejection is over when its time is. */
+static void test_balancer_ejection_ends_unseen(void)
+{
+    static const uint64_t gaps_ms[] = { BAL_EJECT_MS, 86400000, 0x7fffffff, 0x80000000, 0x80010000,
+                                        0xc0000000, 0xffffffff, 0x100000000, 0x180010000,
+                                        3456000000000 };
+    for (size_t i = 0; i < sizeof gaps_ms / sizeof gaps_ms[0]; i++) {
+        test_note("%llu ms", (unsigned long long)gaps_ms[i]);
+        picks p;
+        picks_init(&p);
+        picks_list(&p, "a b c");
+        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1, .eject_after = 1 });
+        CHECK(bal_outcomes(b, 1, 1, SDC_ERR_IO));
+        CHECK(!bal_is_in(b, 1));
+        p.now_ms += gaps_ms[i];
+        CHECK(bal_is_in(b, 1));
+        CHECK(bal_outcomes(b, 2, 1, SDC_ERR_IO));   /* and the next one takes its time */
+        p.now_ms += BAL_EJECT_MS - 1;
+        CHECK(!bal_is_in(b, 2));
+        p.now_ms += 1;
+        CHECK(bal_is_in(b, 2));
+        sdc_balancer_destroy(b);
+        picks_deinit(&p);
+    }
+}
+
 /* ---- subsets --------------------------------------------------------------------------------- */
 
 enum { BAL_SUBSET_OF = 100 };
@@ -2828,8 +2884,8 @@ static void test_balancer_create_while_the_list_changes(void)
     CHECK_ERR(err, SDC_OK);
 }
 
-/* Another tag, or another status of one that stays healthy, moves no calls: the table of keys is not
-   worked out again, which takes more memory than all the rest. */
+/* With another tag, or another status that is healthy, no calls move: the table of keys is not made
+   anew, which takes more memory than all the rest. */
 static void test_balancer_update_keeps_its_orders(void)
 {
     enum { TABLE_BYTES = 65537 * 4 };
@@ -2928,6 +2984,7 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_least_loaded_when_idle),
     TEST(test_balancer_update_keeps_what_is_in_flight),
     TEST(test_balancer_in_flight_moves_with_its_endpoint),
+    TEST(test_balancer_in_flight_ends_in_a_shard_that_is_behind),
     TEST(test_balancer_hashed_keeps_to_its_key),
     TEST(test_balancer_hashed_agrees_across_processes),
     TEST(test_balancer_hashed_seeds_differ),
@@ -2976,6 +3033,7 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_ejection_moves_only_its_own_keys),
     TEST(test_balancer_ejected_calls_are_shared),
     TEST(test_balancer_many_ejected_come_back),
+    TEST(test_balancer_ejection_ends_unseen),
     TEST(test_balancer_subset_is_stable),
     TEST(test_balancer_subset_sizes),
     TEST(test_balancer_subsets_of_processes_differ),

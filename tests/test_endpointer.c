@@ -1083,6 +1083,45 @@ static void ep_on_wake(void *user, sdc_task *task)
     *(unsigned *)user += 1;
 }
 
+/* How often opens are tried, all that are due at once counting as one, until then. */
+static unsigned ep_num_rounds(ep_bed *bed, uint64_t until_ms)
+{
+    unsigned num = 0;
+    while (ep_wants(bed) <= until_ms) {
+        uint64_t asked_ms = bed->asked_ms;
+        bed->now_ms = ep_wants(bed) > bed->now_ms ? ep_wants(bed) : bed->now_ms;
+        CHECK_ERR(ep_step(bed), SDC_AGAIN);
+        num += bed->asked_ms != asked_ms;
+    }
+    bed->now_ms = until_ms;
+    return num;
+}
+
+/* Many that fail together make no more than some rounds, since each is work for all balancers. */
+static void test_endpointer_failed_opens_come_back_together(void)
+{
+    enum { MANY = 40 };
+    char list[EP_TEXT_MAX] = "";
+    ep_bed bed;
+    REQUIRE(ep_bed_init(&bed));
+    bed.bad = "*";
+    for (int i = 0; i < MANY; i++) {
+        size_t len = strlen(list);
+        snprintf(list + len, sizeof list - len, " %d:1", 10 + i);
+    }
+    CHECK_ERR(ep_put(&bed, list), SDC_OK);
+    REQUIRE(ep_make(&bed, 0));
+    CHECK_INT(bed.num_asked, MANY);
+    uint64_t start_ms = bed.now_ms;
+    CHECK_BETWEEN(ep_num_rounds(&bed, start_ms + 100), 2, 6);
+    CHECK_INT(bed.num_asked, 2 * MANY);
+    ep_num_rounds(&bed, start_ms + 120000);
+    unsigned num_asked = bed.num_asked;         /* from now on each 30 s */
+    CHECK_BETWEEN(ep_num_rounds(&bed, start_ms + 240000), 12, 65);
+    CHECK_BETWEEN(bed.num_asked - num_asked, 3 * MANY, 7 * MANY);
+    ep_bed_deinit(&bed);
+}
+
 static void test_endpointer_failed_open_wakes_the_task(void)
 {
     ep_bed bed;
@@ -2946,6 +2985,7 @@ static const test_case cases_endpointer[] = {
     TEST(test_endpointer_unstepped_pick_answers_what_it_opened),
     TEST(test_endpointer_stepped_leaves_opening_to_the_task),
     TEST(test_endpointer_failed_opens_have_pauses_of_their_own),
+    TEST(test_endpointer_failed_opens_come_back_together),
     TEST(test_endpointer_failed_open_wakes_the_task),
     TEST(test_endpointer_error_keeps_endpoints),
     TEST(test_endpointer_invalidates_by_the_tasks_deadline),
