@@ -780,6 +780,36 @@ static void test_balancer_in_flight_ends_in_a_shard_that_is_behind(void)
     picks_deinit(&p);
 }
 
+/* What is in flight goes along with its instance, wherever that stands in the next list. */
+static void test_balancer_in_flight_follows_its_instance(void)
+{
+    enum { HELD = 300 };
+    static sdc_pick held[HELD];
+    static const char *const lists[] = { "b c d", "a0 b c e", "c", "a b c d e", "b c" };
+    picks p;
+    picks_init(&p);
+    picks_list(&p, "a b c d");
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){
+        .policy = SDC_POLICY_LEAST_LOADED, .seed = 1 });
+    unsigned num[26] = { 0 };
+    for (size_t i = 0; i < HELD; i++) {
+        num[picks_hold(b, NULL, &held[i])]++;
+    }
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        test_note("%s", lists[i]);
+        picks_list(&p, lists[i]);
+        uint32_t c = sdci_plan_find(b->plan, "c:80");
+        CHECK_INT(b->plan->loads[c].in_flight, num[2]);
+    }
+    for (size_t i = 0; i < HELD; i++) {
+        sdc_balancer_done(b, &held[i], SDC_OK);
+    }
+    CHECK_INT(b->plan->loads[0].in_flight, 0);
+    CHECK_INT(b->plan->loads[1].in_flight, 0);
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
 /* ---- hashed ---------------------------------------------------------------------------------- */
 
 enum { BAL_KEYS = 100000 };
@@ -1567,6 +1597,34 @@ static void test_balancer_panic_uses_all(void)
                     bal_expect_panic);
 }
 
+/* The limit is exact. */
+static void test_balancer_panic_begins_below_its_limit(void)
+{
+    static const uint32_t limits[][2] = { { 1, 2 }, { 1, 3 }, { 50, 149 }, { 50, 150 },
+                                          { 100, 299 }, { 100, 300 } };
+    for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
+        test_note("%u %%, %u of 300", (unsigned)limits[i][0], (unsigned)limits[i][1]);
+        unsigned counts[300];
+        unsigned num_critical = 0;
+        picks p;
+        picks_init(&p);
+        picks_numbered(&p, 0, 300);
+        for (size_t k = limits[i][1]; k < 300; k++) {
+            p.items[k].status = SDC_STATUS_CRITICAL;
+        }
+        picks_show(&p);
+        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){
+            .seed = 1, .panic_percent = limits[i][0] });
+        picks_count(b, NULL, 600, counts, 300);
+        for (size_t k = limits[i][1]; k < 300; k++) {
+            num_critical += counts[k];
+        }
+        CHECK_INT(num_critical, i % 2 == 0 ? 600 - 2 * limits[i][1] : 0);
+        sdc_balancer_destroy(b);
+        picks_deinit(&p);
+    }
+}
+
 static void bal_expect_no_panic(picks *p, sdc_balancer *b)
 {
     (void)p;
@@ -2140,6 +2198,55 @@ static void test_balancer_ejection_ends_unseen(void)
         sdc_balancer_destroy(b);
         picks_deinit(&p);
     }
+}
+
+/* Failures of calls that were under way when it was left out are not held against it afterwards. */
+static void test_balancer_ejected_begins_anew(void)
+{
+    sdc_pick held[12];
+    picks p;
+    picks_init(&p);
+    picks_list(&p, "a b");
+    sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1, .eject_after = 3 });
+    for (size_t i = 0; i < 12; i++) {
+        picks_hold(b, NULL, &held[i]);
+    }
+    for (size_t i = 0; i < 12; i++) {
+        const picks_end *end = (const picks_end *)held[i].endpoint;
+        sdc_balancer_done(b, &held[i], end->number == 0 ? SDC_ERR_IO : SDC_OK);
+    }
+    CHECK(!bal_is_in(b, 0));
+    p.now_ms += BAL_EJECT_MS;
+    CHECK(bal_outcomes(b, 0, 2, SDC_ERR_IO));
+    CHECK(bal_is_in(b, 0));
+    CHECK(bal_outcomes(b, 0, 1, SDC_ERR_IO));
+    CHECK(!bal_is_in(b, 0));
+    sdc_balancer_destroy(b);
+    picks_deinit(&p);
+}
+
+/* What has left the list is not left out of it as well. */
+static void bal_expect_no_late_ejection(picks *p, sdc_balancer *b)
+{
+    sdc_pick pick;
+    char key[BAL_KEY];
+    for (size_t i = 0; picks_hold(b, bal_key(key, i), &pick) != 0; i++) {
+        sdc_balancer_done(b, &pick, SDC_OK);
+    }
+    picks_list(p, "b c d");
+    sdc_balancer_done(b, &pick, SDC_ERR_IO);
+    CHECK_STR(p->log, "");
+    p->num_looks = 0;
+    picks_one(b, NULL, SDC_OK);
+    CHECK_INT(p->num_looks, 0);
+    CHECK(bal_outcomes(b, 1, 1, SDC_ERR_IO));       /* there is room for another one */
+    CHECK(!bal_is_in(b, 1));
+}
+
+static void test_balancer_gone_is_not_ejected(void)
+{
+    bal_each_policy("a b c d", &(sdc_balancer_desc){ .seed = 1, .eject_after = 1 },
+                    bal_expect_no_late_ejection);
 }
 
 /* ---- subsets --------------------------------------------------------------------------------- */
@@ -2984,6 +3091,7 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_least_loaded_when_idle),
     TEST(test_balancer_update_keeps_what_is_in_flight),
     TEST(test_balancer_in_flight_moves_with_its_endpoint),
+    TEST(test_balancer_in_flight_follows_its_instance),
     TEST(test_balancer_in_flight_ends_in_a_shard_that_is_behind),
     TEST(test_balancer_hashed_keeps_to_its_key),
     TEST(test_balancer_hashed_agrees_across_processes),
@@ -3013,6 +3121,7 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_zone_that_overflows_keeps_keys),
     TEST(test_balancer_zone_that_overflows_moves_no_other_keys),
     TEST(test_balancer_panic_uses_all),
+    TEST(test_balancer_panic_begins_below_its_limit),
     TEST(test_balancer_panic_is_off),
     TEST(test_balancer_panic_leaves_out_maintenance),
     TEST(test_balancer_slow_start_grows_with_age),
@@ -3033,6 +3142,8 @@ static const test_case cases_balancer[] = {
     TEST(test_balancer_ejection_moves_only_its_own_keys),
     TEST(test_balancer_ejected_calls_are_shared),
     TEST(test_balancer_many_ejected_come_back),
+    TEST(test_balancer_gone_is_not_ejected),
+    TEST(test_balancer_ejected_begins_anew),
     TEST(test_balancer_ejection_ends_unseen),
     TEST(test_balancer_subset_is_stable),
     TEST(test_balancer_subset_sizes),

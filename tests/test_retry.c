@@ -914,6 +914,32 @@ static void test_retry_deadline_in_a_pause(void)
 }
 
 /* Tries without number are still paced. */
+/* Whoever comes late, at the deadline itself, is told so, and makes no call. */
+static void test_retry_attempt_late_for_its_deadline(void)
+{
+    for (uint64_t late_ms = 0; late_ms <= 1; late_ms++) {
+        picks p;
+        picks_init(&p);
+        picks_list(&p, "a b");
+        sdc_balancer *b = picks_balancer(&p, &(sdc_balancer_desc){ .seed = 1 });
+        sdc_retry_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.timeout_ms = 5000;
+        sdc_attempt attempt;
+        sdc_attempt_init(&attempt, b, &desc);
+        CHECK_ERR(sdc_attempt_next(&attempt, NULL), SDC_OK);
+        CHECK_INT(attempt.left_ms, 5000);
+        sdc_attempt_done(&attempt, SDC_ERR_IO);
+        CHECK_ERR(sdc_attempt_next(&attempt, NULL), SDC_AGAIN);
+        p.now_ms = PICKS_START_MS + 5000 + late_ms;
+        CHECK_ERR(sdc_attempt_next(&attempt, NULL), SDC_ERR_TIMEOUT);
+        CHECK(attempt.pick.endpoint == NULL);
+        sdc_attempt_deinit(&attempt);
+        sdc_balancer_destroy(b);
+        picks_deinit(&p);
+    }
+}
+
 static void test_retry_never_spins(void)
 {
     picks p;
@@ -1443,6 +1469,7 @@ static const test_case cases_retry[] = {
     TEST(test_retry_deadline_over_all),
     TEST(test_retry_deadline_of_each),
     TEST(test_retry_deadline_in_a_pause),
+    TEST(test_retry_attempt_late_for_its_deadline),
     TEST(test_retry_never_spins),
     TEST(test_retry_budget_bounds_an_outage),
     TEST(test_retry_budget_ten_a_second_are_free),

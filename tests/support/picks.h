@@ -132,6 +132,7 @@ static inline sdc_err picks_wait(void *user, void *waker, const sdc_wants *wants
     (void)waker;
     (void)error;
     CHECK_INT(wants->fd, -1);
+    CHECK_U64(wants->timeout_ms, wants->deadline_ms - p->now_ms);
     if (wants->deadline_ms == UINT64_MAX || wants->deadline_ms > p->now_ms + 3600000) {
         FAIL("a wait without an end");
         abort();
