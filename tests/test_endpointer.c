@@ -820,6 +820,24 @@ static void test_endpointer_pick_has_the_whole_instance(void)
     ep_bed_deinit(&bed);
 }
 
+/* What comes after an outage and is what was there before makes no work for balancers. */
+static void test_endpointer_same_list_is_no_news(void)
+{
+    ep_bed bed;
+    REQUIRE(ep_begin(&bed, "1:1 2:1*3", 0));
+    uint32_t serial = bed.endpointer->serial;
+    CHECK_ERR(ep_fail(&bed, SDC_ERR_CONNECT), SDC_OK);
+    CHECK_ERR(ep_put(&bed, "2:1*3 1:1"), SDC_OK);
+    CHECK_U64(bed.endpointer->serial, serial);
+    CHECK_ERR(ep_put(&bed, "2:1*3 1:1#blue"), SDC_OK);
+    CHECK_U64(bed.endpointer->serial, serial + 1);
+    CHECK_ERR(ep_put(&bed, ""), SDC_OK);
+    CHECK_ERR(ep_fail(&bed, SDC_ERR_CONNECT), SDC_OK);
+    CHECK_ERR(ep_put(&bed, ""), SDC_OK);
+    CHECK_U64(bed.endpointer->serial, serial + 2);
+    ep_bed_deinit(&bed);
+}
+
 /* ---- twins and duplicates -------------------------------------------------------------------- */
 
 static void test_endpointer_twins_share_one(void)
@@ -2970,6 +2988,7 @@ static const test_case cases_endpointer[] = {
     TEST(test_endpointer_closes_after_the_last_done_of_all_balancers),
     TEST(test_endpointer_addr_comes_back_while_it_is_picked),
     TEST(test_endpointer_survivors_keep_their_endpoint),
+    TEST(test_endpointer_same_list_is_no_news),
     TEST(test_endpointer_instance_of_a_pick_is_of_its_time),
     TEST(test_endpointer_pick_has_the_whole_instance),
     TEST(test_endpointer_twins_share_one),
