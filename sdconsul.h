@@ -2468,7 +2468,7 @@ static uint64_t sdci_doubled(uint64_t min_ms, uint64_t max_ms, uint32_t times)
    failing together for long do not come back together. */
 static uint32_t sdci_backoff_ms(sdci_random *random, uint32_t min_ms, uint32_t max_ms, uint32_t nth)
 {
-    uint64_t span = sdci_doubled(min_ms, max_ms, nth - 1);
+    uint64_t span = sdci_doubled(min_ms, max_ms, nth > 0 ? nth - 1 : 0);
     uint64_t least = sdci_min(min_ms, span);
     return (uint32_t)(least + sdci_random_upto(random, span - least));
 }
@@ -15141,7 +15141,7 @@ sdc_err sdc_endpointer_each(sdc_endpointer *endpointer, sdc_endpoint_fn fn, void
 }
 
 /* ---- balancer ------------------------------------------- [sdc:balancer] --
-   Which endpoint a call goes to. What ignored thought is done when the list
+   Which endpoint a call goes to. What takes thought is done when the list
    changes, in a plan: for each group of instances an array in which a pick is
    a position. Policies differ in how the array is filled and how it is drawn
    from:
@@ -15238,7 +15238,7 @@ typedef struct sdci_plan {
     uint32_t *out;                  /* picks of each choice, in each shard; with the others */
     size_t stride;                  /* from one shard's to the next one's */
     size_t size;                    /* of the whole block, but for the orders */
-    bool borrows_orders;            /* from the plan before it, until it ignored its place */
+    bool borrows_orders;            /* from the plan before it, until it takes its place */
 } sdci_plan;
 
 /* What a picking thread works with. */
@@ -15524,7 +15524,7 @@ static bool sdci_smooth(const sdc_allocator *allocator, const uint32_t *weights,
    bid depends on other upstreams, so when one comes or goes only its own slots change hands. */
 typedef struct sdci_bidder {
     uint64_t pace;                  /* 1 / weight */
-    uint64_t delay;                 /* less than one bid ignored */
+    uint64_t delay;                 /* less than one bid takes */
     uint32_t num_bids;
     uint32_t slot, skip;            /* of the next bid, and on to the one after it */
 } sdci_bidder;
