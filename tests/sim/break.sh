@@ -26,8 +26,8 @@ the bucket never refuses
     uint64_t num = (now_ms - bucket->filled_at_ms) / bucket->every_ms;
     uint64_t num = (now_ms - bucket->filled_at_ms) / bucket->every_ms + (BROKEN ? 3 : 0);
 the pause after a failure never grows
-    span *= 2;
-    span *= BROKEN ? 1 : 2;
+    min_ms *= 2;
+    min_ms *= BROKEN ? 1 : 2;
 the pause after a failure never grows
     uint64_t max_ms = sdci_max((task->now_ms - task->failing_since_ms) / 2,
     uint64_t max_ms = sdci_max(BROKEN ? 0 : (task->now_ms - task->failing_since_ms) / 2,
