@@ -2455,6 +2455,19 @@ static uint32_t sdci_random_below(sdci_random *random, uint32_t num)
     return sdci_scaled((uint32_t)(sdci_random_next(random) >> 32), num);
 }
 
+/* What a program may ask of pauses; 0 stands for a default that is not checked here. */
+static sdc_err sdci_backoff_valid(uint32_t min_ms, uint32_t max_ms, sdc_error *error)
+{
+    if (min_ms == SDC_NEVER || max_ms == SDC_NEVER) {
+        return sdci_fail(error, SDC_ERR_ARG, "%s cannot be for ever",
+                         min_ms == SDC_NEVER ? "backoff_min_ms" : "backoff_max_ms");
+    }
+    if (max_ms != 0 && max_ms < min_ms) {
+        return sdci_fail(error, SDC_ERR_ARG, "backoff_max_ms is less than backoff_min_ms");
+    }
+    return SDC_OK;
+}
+
 static uint64_t sdci_doubled(uint64_t min_ms, uint64_t max_ms, uint32_t times)
 {
     for (; times > 0 && min_ms < max_ms; times--) {
@@ -14162,20 +14175,13 @@ static sdc_err sdci_instancer_valid(const sdc_instancer_desc *desc, sdc_error *e
     if (desc->query.index != 0) {
         return sdci_fail(error, SDC_ERR_ARG, "query.index: an instancer keeps its own");
     }
-    if (desc->backoff_min_ms == SDC_NEVER || desc->backoff_max_ms == SDC_NEVER) {
-        return sdci_fail(error, SDC_ERR_ARG, "%s cannot be for ever",
-                         desc->backoff_min_ms == SDC_NEVER ? "backoff_min_ms" : "backoff_max_ms");
-    }
     if (desc->quiet_min_ms == SDC_NEVER) {
         return sdci_fail(error, SDC_ERR_ARG, "quiet_min_ms cannot be for ever");
     }
     if (desc->quiet_max_ms != 0 && desc->quiet_max_ms < desc->quiet_min_ms) {
         return sdci_fail(error, SDC_ERR_ARG, "quiet_max_ms is less than quiet_min_ms");
     }
-    if (desc->backoff_max_ms != 0 && desc->backoff_max_ms < desc->backoff_min_ms) {
-        return sdci_fail(error, SDC_ERR_ARG, "backoff_max_ms is less than backoff_min_ms");
-    }
-    return SDC_OK;
+    return sdci_backoff_valid(desc->backoff_min_ms, desc->backoff_max_ms, error);
 }
 
 /* What the desc leaves open. */
@@ -15181,7 +15187,8 @@ sdc_err sdc_endpointer_each(sdc_endpointer *endpointer, sdc_endpoint_fn fn, void
 enum { SDCI_HOME = 0, SDCI_AWAY, SDCI_ALL, SDCI_GROUPS };
 
 #define SDCI_IN(group)   (1u << (group))
-#define SDCI_IS_HEALTHY  SDCI_IN(SDCI_GROUPS)   /* beside the groups, whatever a subset leaves */
+#define SDCI_IS_HEALTHY  SDCI_IN(SDCI_GROUPS)   /* these two whatever a subset leaves */
+#define SDCI_IS_HOME     SDCI_IN(SDCI_GROUPS + 1)
 
 /* What a balancer remembers of an endpoint, whichever instance stands for it. */
 typedef struct sdci_record {
@@ -15193,7 +15200,7 @@ typedef struct sdci_record {
     struct sdci_record **linked_by;
     const sdc_instance *instance;   /* of its seat in the newest plan */
     uint32_t times;                 /* how long the newest ejection was, in eject_ms */
-    bool is_listed, is_home;
+    bool is_listed;
     uint8_t groups;                 /* as its choice's in the plan */
     uint32_t seen_in, place;        /* the newest plan that has it, by number, and where; these two
                                        are the planning thread's */
@@ -15233,7 +15240,7 @@ typedef struct sdci_plan {
     uint32_t num;
     uint32_t num_healthy;
     sdci_order orders[SDCI_GROUPS];
-    uint8_t *groups;                /* of each choice: SDCI_IN of groups, SDCI_IS_HEALTHY */
+    uint8_t *groups;                /* of each choice: SDCI_IN of groups, and SDCI_IS_... */
     sdci_load *loads;               /* of each choice, with least loaded; else NULL */
     uint32_t *out;                  /* picks of each choice, in each shard; with the others */
     size_t stride;                  /* from one shard's to the next one's */
@@ -15617,6 +15624,12 @@ static const sdci_upstream *sdci_plan_upstream(const sdci_plan *plan, size_t i)
     return plan->choices[i].seat->upstream;
 }
 
+/* Where all are used, those without a weight count too. */
+static uint32_t sdci_plan_weight(const sdci_plan *plan, size_t i)
+{
+    return sdci_or(sdci_plan_upstream(plan, i)->weight, 1);
+}
+
 static void sdci_order_free(const sdc_allocator *allocator, sdci_order *order)
 {
     sdci_free(allocator, order->at, order->num * sizeof *order->at);
@@ -15719,7 +15732,7 @@ static bool sdci_plan_order(const sdc_balancer *b, sdci_plan *plan, unsigned gro
     for (uint32_t i = 0; i < plan->num; i++) {
         if ((plan->groups[i] & SDCI_IN(group)) != 0) {
             draft.places[draft.num] = i;
-            draft.weights[draft.num] = (uint32_t)sdci_max(sdci_plan_upstream(plan, i)->weight, 1);
+            draft.weights[draft.num] = sdci_plan_weight(plan, i);
             draft.num++;
         }
     }
@@ -15763,19 +15776,18 @@ static void sdci_plan_group(const sdc_balancer *b, sdci_plan *plan)
 
     for (uint32_t i = 0; i < plan->num; i++) {
         const sdci_upstream *upstream = sdci_plan_upstream(plan, i);
-        has_weights = has_weights || (!upstream->is_critical && upstream->weight > 0);
+        has_weights = has_weights || sdci_plan_is_healthy(plan, i, true);
         has_others = has_others || upstream->instance.status != SDC_STATUS_MAINTENANCE;
     }
     for (uint32_t i = 0; i < plan->num; i++) {
+        const sdc_instance *instance = &sdci_plan_upstream(plan, i)->instance;
         bool is_healthy = sdci_plan_is_healthy(plan, i, has_weights);
-        bool is_home = sdci_balancer_is_home(b, &sdci_plan_upstream(plan, i)->instance);
-        bool is_out = sdci_plan_upstream(plan, i)->instance.status == SDC_STATUS_MAINTENANCE;
-        plan->groups[i] = is_out && has_others ? 0 : SDCI_IN(SDCI_ALL);
-        if (is_healthy) {
-            plan->groups[i] |= SDCI_IS_HEALTHY;
-            plan->groups[i] |= (uint8_t)SDCI_IN(is_home ? SDCI_HOME : SDCI_AWAY);
-            plan->num_healthy++;
-        }
+        bool is_home = sdci_balancer_is_home(b, instance);
+        bool is_out = instance->status == SDC_STATUS_MAINTENANCE && has_others;
+        unsigned own = SDCI_IS_HEALTHY | SDCI_IN(is_home ? SDCI_HOME : SDCI_AWAY);
+        plan->groups[i] = (uint8_t)((is_out ? 0 : SDCI_IN(SDCI_ALL)) |
+                                    (is_home ? SDCI_IS_HOME : 0) | (is_healthy ? own : 0));
+        plan->num_healthy += is_healthy ? 1 : 0;
     }
 }
 
@@ -15904,7 +15916,7 @@ static bool sdci_plan_seats(sdc_balancer *b, sdci_plan *plan, const sdci_set *se
 static void sdci_plan_weigh(sdci_plan *plan)
 {
     for (uint32_t i = 0; i < plan->num && plan->loads != NULL; i++) {
-        plan->loads[i].weight = (uint32_t)sdci_max(sdci_plan_upstream(plan, i)->weight, 1);
+        plan->loads[i].weight = sdci_plan_weight(plan, i);
     }
 }
 
@@ -16021,16 +16033,17 @@ static void sdci_tally_count(sdci_tally *tally, const sdci_record *record, bool 
 {
     uint32_t one = record->is_listed ? on ? 1 : UINT32_MAX : 0;
     bool is_ejected = sdci_record_is(record, SDCI_EJECTED);
+    bool is_home = (record->groups & SDCI_IS_HOME) != 0;
     bool is_usable = (record->groups & SDCI_IS_HEALTHY) != 0 && !is_ejected;
     bool is_ready = is_usable && (record->groups & (SDCI_IN(SDCI_HOME) | SDCI_IN(SDCI_AWAY))) != 0;
 
     tally->listed += one;
     tally->used += (record->groups & (SDCI_IS_HEALTHY - 1)) != 0 ? one : 0;
     tally->ready += is_ready ? one : 0;
-    tally->ready_home += is_ready && record->is_home ? one : 0;
+    tally->ready_home += is_ready && is_home ? one : 0;
     tally->usable += is_usable ? one : 0;
-    tally->home += record->is_home ? one : 0;
-    tally->usable_home += is_usable && record->is_home ? one : 0;
+    tally->home += is_home ? one : 0;
+    tally->usable_home += is_usable && is_home ? one : 0;
     tally->ejected += is_ejected ? one : 0;
 }
 
@@ -16182,7 +16195,6 @@ static void sdci_balancer_note(sdc_balancer *b, const sdci_plan *plan, uint32_t 
         (void)snprintf(b->service, sizeof b->service, "%s", upstream->instance.service);
     }
     record->instance = &upstream->instance;
-    record->is_home = sdci_balancer_is_home(b, &upstream->instance);
     record->groups = plan->groups[i];
     if (is_new && is_late && b->desc.slow_start_ms > 0) {
         record->young_until_ms = now_ms + b->desc.slow_start_ms;
@@ -16771,7 +16783,7 @@ static void sdci_balancer_failed(sdc_balancer *b, const sdci_seat *seat, sdc_err
 }
 
 static SDCI_NOINLINE void sdci_balancer_judge(sdc_balancer *b, const sdci_seat *seat,
-                                                sdc_err outcome)
+                                              sdc_err outcome)
 {
     if (outcome == SDC_OK && sdci_atomic_peek(&seat->record->num_failed) != 0) {
         sdci_atomic_poke(&seat->record->num_failed, 0);
@@ -16833,14 +16845,12 @@ void sdc_balancer_done(sdc_balancer *balancer, sdc_pick *pick, sdc_err outcome)
 
 /* -- Create and destroy -- */
 
-static sdc_err sdci_balancer_percent_valid(const char *field, uint32_t percent, sdc_error *error)
-{
-    return percent <= 100 ? SDC_OK : sdci_fail(error, SDC_ERR_ARG, "%s is over 100", field);
-}
-
 static sdc_err sdci_balancer_valid(const sdc_balancer_desc *desc, sdc_error *error)
 {
-    sdc_err err = SDC_OK;
+    static const char *const names[] = { "zone_min_percent", "panic_percent",
+                                         "eject_max_percent" };
+    const uint32_t percents[] = { desc->zone_min_percent, desc->panic_percent,
+                                  desc->eject_max_percent };
 
     if ((unsigned)desc->policy > SDC_POLICY_HASHED) {
         return sdci_fail(error, SDC_ERR_ARG, "policy is none of sdc_policy");
@@ -16858,14 +16868,12 @@ static sdc_err sdci_balancer_valid(const sdc_balancer_desc *desc, sdc_error *err
         return sdci_fail(error, SDC_ERR_ARG, "%s cannot be for ever",
                          desc->slow_start_ms == SDC_NEVER ? "slow_start_ms" : "eject_ms");
     }
-    err = sdci_balancer_percent_valid("zone_min_percent", desc->zone_min_percent, error);
-    if (err == SDC_OK) {
-        err = sdci_balancer_percent_valid("panic_percent", desc->panic_percent, error);
+    for (size_t i = 0; i < sizeof percents / sizeof percents[0]; i++) {
+        if (percents[i] > 100) {
+            return sdci_fail(error, SDC_ERR_ARG, "%s is over 100", names[i]);
+        }
     }
-    if (err == SDC_OK) {
-        err = sdci_balancer_percent_valid("eject_max_percent", desc->eject_max_percent, error);
-    }
-    return err;
+    return SDC_OK;
 }
 
 /* What the desc leaves open. */
@@ -17111,14 +17119,7 @@ static sdc_err sdci_attempt_valid(const sdc_attempt *attempt, sdc_error *error)
     if (attempt->balancer == NULL || desc == NULL) {
         return sdci_fail(error, SDC_ERR_ARG, "%s is missing", desc == NULL ? "desc" : "balancer");
     }
-    if (desc->backoff_min_ms == SDC_NEVER || desc->backoff_max_ms == SDC_NEVER) {
-        return sdci_fail(error, SDC_ERR_ARG, "%s cannot be for ever",
-                         desc->backoff_min_ms == SDC_NEVER ? "backoff_min_ms" : "backoff_max_ms");
-    }
-    if (desc->backoff_max_ms != 0 && desc->backoff_max_ms < desc->backoff_min_ms) {
-        return sdci_fail(error, SDC_ERR_ARG, "backoff_max_ms is less than backoff_min_ms");
-    }
-    return SDC_OK;
+    return sdci_backoff_valid(desc->backoff_min_ms, desc->backoff_max_ms, error);
 }
 
 static uint64_t sdci_attempt_now_ms(const sdc_attempt *attempt)
@@ -17381,6 +17382,7 @@ sdc_err sdc_retry(sdc_balancer *balancer, const sdc_retry_desc *desc, sdc_error 
 #undef SDCI_IPS_MAX
 #undef SDCI_IS_FRESH
 #undef SDCI_IS_HEALTHY
+#undef SDCI_IS_HOME
 #undef SDCI_JSON_DEPTH_MAX
 #undef SDCI_JSON_TEXT_MAX
 #undef SDCI_KNOWN_MS
